@@ -1,0 +1,220 @@
+"""The data model: what a scan consists of, whatever file or store it lives in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+Quantity = Literal["amplitude", "counts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One stored array of a scan.
+
+    Attributes
+    ----------
+    name
+        Node name in the store.
+    dims
+        Dimension names; a leading ``[mode]`` is optional.
+    unit
+        Physical unit, or ``""``.
+    per_frame
+        Whether axis 0 is the frame axis (then it is kept in stored order).
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    unit: str
+    per_frame: bool
+
+
+FIELDS: Mapping[str, Field] = {
+    field.name: field
+    for field in (
+        Field("diffraction", ("frame", "y", "x"), "", True),
+        Field("positions", ("frame", "xy"), "object pixels", True),
+        Field("positions_start", ("frame", "xy"), "object pixels", True),
+        Field("frame_index", ("frame",), "", True),
+        Field("frame_power", ("frame",), "counts", True),
+        Field("frame_hash", ("frame",), "", True),
+        Field("scan_index", ("frame",), "", True),
+        Field("probe_guess", ("[mode]", "probe_y", "probe_x"), "", False),
+        Field("object_guess", ("object_y", "object_x"), "", False),
+    )
+}
+
+
+class FrameReader(Protocol):
+    """The frames of a source, without having them in memory.
+
+    Attributes
+    ----------
+    shape : (n_frames, N, N)
+    dtype
+        Native byte order.
+    has_random_access
+        Whether `read` is cheap for any frames; otherwise only `blocks` may be used.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def has_random_access(self) -> bool: ...
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return frames ``indices`` in the order asked, (m, N, N), native dtype.
+
+        Raises `SourceError` where the file is shorter than it was.
+        """
+        ...
+
+    def blocks(self, max_frames: int) -> Iterator[NDArray[Any]]:
+        """Yield all frames front to back, at most ``max_frames`` at a time, checksum verified.
+
+        A block belongs to its receiver. The checksum error is raised after the last block.
+        """
+        ...
+
+
+class MemberReader(Protocol):
+    """Any other array of a source, streamed in C order.
+
+    Attributes
+    ----------
+    shape, dtype
+        As in the source, native byte order.
+    is_raw
+        The member has no zarr v3 core dtype (or is no array): `blocks` then gives the whole
+        member's bytes as uint8, and `shape`/`dtype` describe those bytes.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def is_raw(self) -> bool: ...
+
+    def blocks(self, max_bytes: int) -> Iterator[NDArray[Any]]:
+        """Yield the array in C order, cut along axis 0 (0-d and 1 row at least whole)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a source file, as needed to write it again bit for bit.
+
+    Attributes
+    ----------
+    name
+        Name in the file, e.g. ``"diff3d.npy"``.
+    size, crc32
+        Uncompressed size in bytes and CRC-32 of the whole member.
+    node
+        Where its values live in the store: ``"diffraction"``, ``"positions"``, ``"extra/..."``.
+    column
+        For a position member: 0 (x) or 1 (y); else None.
+    header
+        The exact npy header bytes (magic to newline); ``b""`` for a member kept raw.
+    """
+
+    name: str
+    size: int
+    crc32: int
+    node: str
+    column: int | None
+    header: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """A source file opened: the small arrays read and checked, the frames ready to be read.
+
+    Attributes
+    ----------
+    name, format
+        File name and reader name (``"npz"``).
+    path
+        The file.
+    size, mtime_ns
+        Of the file when it was opened.
+    frames
+        Reader of the (n, N, N) stack, `axes` already undone.
+    axes
+        How the member lies in the file: ``"nyx"``, ``"yxn"`` or ``"nyx1"``.
+    quantity
+        What the frame values are.
+    positions, positions_start : (n, 2) x, y in object pixels
+    scan_index : (n,) or None
+    probe_guess : ([mode,] N, N)
+    object_guess : (H, W) or None
+    extra
+        Every other member by its original key.
+    members
+        Every member of the file, in file order.
+    """
+
+    name: str
+    format: str
+    path: str
+    size: int
+    mtime_ns: int
+    frames: FrameReader
+    axes: str
+    quantity: Quantity
+    positions: NDArray[Any]
+    positions_start: NDArray[Any] | None
+    scan_index: NDArray[Any] | None
+    probe_guess: NDArray[Any]
+    object_guess: NDArray[Any] | None
+    extra: Mapping[str, MemberReader]
+    members: tuple[Member, ...]
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return int(self.frames.shape[0])
+
+    @property
+    def frame_size(self) -> int:
+        """Width of a frame in pixels."""
+        return int(self.frames.shape[1])
+
+
+@runtime_checkable
+class ScanLike(Protocol):
+    """What grouping and streaming need of a scan; every index is an acquisition index.
+
+    `frame_power` is (n,) float64, the sum over pixels of squared amplitude.
+    """
+
+    @property
+    def n_frames(self) -> int: ...
+    @property
+    def frame_size(self) -> int: ...
+    @property
+    def amplitude_dtype(self) -> np.dtype[Any]: ...
+    @property
+    def positions(self) -> NDArray[Any]: ...
+    @property
+    def positions_start(self) -> NDArray[Any] | None: ...
+    @property
+    def scan_index(self) -> NDArray[Any]: ...
+    @property
+    def probe_guess(self) -> NDArray[Any]: ...
+    @property
+    def object_guess(self) -> NDArray[Any] | None: ...
+    @property
+    def frame_power(self) -> NDArray[np.float64]: ...
+
+    def amplitude(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return amplitudes (m, N, N) of frames `indices`, in the order asked."""
+        ...
