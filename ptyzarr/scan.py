@@ -218,3 +218,55 @@ class ScanLike(Protocol):
     def amplitude(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return amplitudes (m, N, N) of frames `indices`, in the order asked."""
         ...
+
+
+class ChunkReader(Protocol):
+    """The stored frames as streaming reads them: whole chunks of consecutive stored rows.
+
+    Attributes
+    ----------
+    n_frames
+        Stored rows; row r lies in chunk ``r // chunk_frames``.
+    frame_shape : (N, N)
+    dtype
+        Stored dtype, native byte order.
+    chunk_frames
+        Frames in a chunk; the last chunk is padded to the full size.
+    n_chunks
+        Number of chunks.
+    chunk_nbytes
+        Decoded size of a chunk.
+    """
+
+    @property
+    def n_frames(self) -> int: ...
+    @property
+    def frame_shape(self) -> tuple[int, int]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def chunk_frames(self) -> int: ...
+    @property
+    def n_chunks(self) -> int: ...
+    @property
+    def chunk_nbytes(self) -> int: ...
+
+    def read_chunks(
+        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> int:
+        """Decode chunk ``chunks[i]`` into ``out[slots[i], :chunk_nbytes]``; return bytes read.
+
+        Parameters
+        ----------
+        chunks : (m,) int64, ascending
+        slots : (m,) int64
+        out : (n_slots, slot_nbytes) uint8, C-contiguous, slot_nbytes >= chunk_nbytes
+
+        Thread-safe; the GIL is released while reading and decoding.
+
+        Raises
+        ------
+        DamagedStoreError
+            If a file is missing, has the wrong size or fails a checksum.
+        """
+        ...
