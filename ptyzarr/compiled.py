@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -16,9 +16,9 @@ def kernel(function: F) -> F:
     Integer division follows C (``error_model="numpy"``): no hidden ZeroDivisionError branch in
     the loops. Floating point is strict: the loops must give the same bits as NumPy.
     """
-    options = {"nogil": True, "error_model": "numpy", "fastmath": False}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": False}
     try:
-        return numba.njit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        return cast("F", numba.njit(cache=True, **options)(function))
     except RuntimeError:
         # Neither the package folder nor the user's cache folder can be written.
-        return numba.njit(**options)(function)  # type: ignore[no-any-return]
+        return cast("F", numba.njit(**options)(function))

@@ -74,21 +74,28 @@ def _check_int(config: Any, name: str, minimum: int, *, optional: bool = False) 
 class IngestConfig:
     """How a source becomes a store."""
 
-    layout: Layout = option("hilbert", "order of the frames on disk: along a Hilbert curve "
-                            "through the positions, or as acquired")
+    layout: Layout = option(
+        "hilbert",
+        "order of the frames on disk: along a Hilbert curve through the positions, or as acquired",
+    )
     memory: str | int = option("1GiB", "memory that ingest may add to the process, e.g. 512MiB")
     n_workers: int | None = option(None, "shards written at once (default: the cores at hand)")
     scheduler: str | None = option(None, "address of a dask.distributed scheduler to use instead")
     overwrite: bool = option(False, "replace a store that was made from another source")
     quantity: Literal["amplitude", "counts"] = option(
-        "amplitude", "what the frames in the source are: amplitude (square root of counts, the "
-        "PtychoPINN convention, whatever the dtype) or counts")
+        "amplitude",
+        "what the frames in the source are: amplitude (square root of counts, the "
+        "PtychoPINN convention, whatever the dtype) or counts",
+    )
     incomplete: Literal["refuse", "truncate"] = option(
-        "refuse", "frames and positions differ in number: refuse, or keep the common beginning")
+        "refuse", "frames and positions differ in number: refuse, or keep the common beginning"
+    )
     nonfinite: Literal["refuse", "mask"] = option(
-        "refuse", "NaN or infinite pixels: refuse, or store 0 and keep the originals for export")
-    frames_key: str | None = option(None, "member that holds the frames when the source has both "
-                                    "diff3d and diffraction")
+        "refuse", "NaN or infinite pixels: refuse, or store 0 and keep the originals for export"
+    )
+    frames_key: str | None = option(
+        None, "member that holds the frames when the source has both diff3d and diffraction"
+    )
 
     def __post_init__(self) -> None:
         """Check every option; raise `ConfigError`."""
@@ -121,8 +128,9 @@ class GroupingConfig:
     seed: int | None = option(0, "seed of the legacy random stream")
     sequential_sampling: bool = option(False, "take the first positions in order, not at random")
     enable_oversampling: bool = option(False, "allow more groups than positions")
-    neighbor_pool_size: int | None = option(None, "neighbours that oversampling combines "
-                                            "(default: n_neighbors)")
+    neighbor_pool_size: int | None = option(
+        None, "neighbours that oversampling combines (default: n_neighbors)"
+    )
 
     def __post_init__(self) -> None:
         """Check every option; raise `ConfigError`."""
@@ -164,16 +172,20 @@ class LoaderConfig:
     """How groups are put into batches and delivered."""
 
     batch_size: int = option(64, "groups in a batch")
-    shuffle: Shuffle = option("window", "window (random tiles, each chunk decoded about once), "
-                              "full (uniform) or False (canonical order)")
+    shuffle: Shuffle = option(
+        "window",
+        "window (random tiles, each chunk decoded about once), "
+        "full (uniform) or False (canonical order)",
+    )
     seed: int = option(0, "seed of the epoch order")
     device: str = option("cpu", "cpu, cuda, cuda:1, ... (torch tensors) or numpy (arrays)")
     channels: Channels = option("last", "last: (B,N,N,C); first: (B,C,N,N)")
     dtype: Dtype = option("float32", "dtype of X")
     patches: bool = option(False, "deliver Y, the object patches of the groups")
     memory: str | int = option("1GiB", "memory that the loader may add to the process")
-    n_threads: int | None = option(None, "threads that decode and gather (default: the cores at "
-                                   "hand)")
+    n_threads: int | None = option(
+        None, "threads that decode and gather (default: the cores at hand)"
+    )
     drop_last: bool = option(False, "leave out batches that are not full")
     rank: int | None = option(None, "this process among world_size")
     world_size: int | None = option(None, "processes that share the epoch")

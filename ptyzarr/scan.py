@@ -270,3 +270,28 @@ class ChunkReader(Protocol):
             If a file is missing, has the wrong size or fails a checksum.
         """
         ...
+
+    def close(self) -> None:
+        """Close files that are held open; reading again opens them again."""
+        ...
+
+
+def frame_power(frames: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sum over pixels of squared amplitude of each frame.
+
+    Squares and sums are float64; each frame is one NumPy sum over its N*N pixels, so the result
+    does not depend on how many frames are passed at once.
+
+    Parameters
+    ----------
+    frames : (m, N, N) real
+
+    Returns
+    -------
+    (m,) float64
+    """
+    power = np.empty(len(frames), np.float64)
+    pixels = np.ascontiguousarray(frames).reshape(len(frames), -1)
+    for i, frame in enumerate(pixels):
+        power[i] = np.sum(np.square(frame, dtype=np.float64))
+    return power

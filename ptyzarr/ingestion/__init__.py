@@ -1,0 +1,7 @@
+"""A source file becomes a store, is verified, and can be had back."""
+
+from ptyzarr.ingestion.export import export
+from ptyzarr.ingestion.runner import ingest
+from ptyzarr.ingestion.verify import VerifyReport, verify
+
+__all__ = ["VerifyReport", "export", "ingest", "verify"]

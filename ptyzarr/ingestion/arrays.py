@@ -1,0 +1,137 @@
+"""Everything of a store that is not frames: fields, extras, masked pixels, the root document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptyzarr._version import __version__
+from ptyzarr.ingestion.plan import Plan
+from ptyzarr.ingestion.staging import Staging
+from ptyzarr.scan import Scan
+from ptyzarr.sources import node_names
+from ptyzarr.store import (
+    EXTRA,
+    MASKED,
+    SCHEMA_VERSION,
+    StoreWriter,
+    frames_digest,
+    member_to_json,
+    store_digest,
+)
+
+_BLOCK_BYTES = 8 * 1024**2
+_PLANCK_TIMES_C_EV_M = 1.239841984e-6
+
+
+def write_arrays(writer: StoreWriter, scan: Scan, plan: Plan, staging: Staging) -> None:
+    """Write every array but the frames; the frames get their metadata."""
+    writer.create_frames(plan.format, plan.quantity)
+    _write_per_frame(writer, scan, plan)
+    writer.write_array("probe_guess", scan.probe_guess)
+    if scan.object_guess is not None:
+        writer.write_array("object_guess", scan.object_guess)
+    for key, node in node_names(scan.extra).items():
+        reader = scan.extra[key]
+        attributes: dict[str, Any] = {"raw": True} if reader.is_raw else {}
+        if node != key:
+            attributes["key"] = key
+        writer.stream_array(
+            f"{EXTRA}/{node}",
+            reader.shape,
+            reader.dtype,
+            reader.blocks(_BLOCK_BYTES),
+            attributes=attributes,
+        )
+    _write_masked(writer, scan, plan, staging)
+
+
+def root_attributes(writer: StoreWriter, scan: Scan, plan: Plan, layout: str) -> dict[str, Any]:
+    """Return the root attribute ``ptyzarr`` without its manifest."""
+    frames = frames_digest(np.dtype(plan.amplitude_dtype), plan.hashes, plan.frame_size)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "layout": layout,
+        "quantity": plan.quantity,
+        "tile_frames": plan.sizes.tile_frames,
+        "source": _source_attributes(scan),
+        "created_by": f"ptyzarr {__version__}",
+        "physics": _physics(scan),
+        "frames_digest": frames,
+        "contents": dict(writer.contents),
+        "digest": store_digest(frames, writer.contents),
+    }
+
+
+def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan) -> None:
+    fields: Mapping[str, NDArray[Any] | None] = {
+        "positions": scan.positions,
+        "positions_start": scan.positions_start,
+        "scan_index": scan.scan_index,
+    }
+    units = {"positions": {"unit": "object pixels"}, "positions_start": {"unit": "object pixels"}}
+    for node, values in fields.items():
+        if values is not None:
+            writer.write_array(
+                node, values[plan.order], acquisition=values, attributes=units.get(node)
+            )
+    writer.write_array("frame_index", plan.order, in_digest=False)
+    writer.write_array("frame_power", plan.power[plan.order], in_digest=False)
+    writer.write_array("frame_hash", plan.hashes[plan.order], in_digest=False)
+
+
+def _write_masked(writer: StoreWriter, scan: Scan, plan: Plan, staging: Staging) -> None:
+    if not plan.n_masked:
+        return
+    for name, dtype in (("index", np.dtype(np.int64)), ("value", scan.frames.dtype)):
+        path = staging.spool / f"masked_{name}.bin"
+        writer.stream_array(f"{MASKED}/{name}", (plan.n_masked,), dtype, _file_blocks(path, dtype))
+
+
+def _file_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    with path.open("rb") as file:
+        while raw := file.read(_BLOCK_BYTES // dtype.itemsize * dtype.itemsize):
+            yield np.frombuffer(raw, dtype)
+
+
+def _source_attributes(scan: Scan) -> dict[str, Any]:
+    frames = next(member for member in scan.members if member.node == "diffraction")
+    frames_key = frames.name.removesuffix(".npy")
+    trailing = f"{frames_key}__trailing"
+    surplus = scan.extra[trailing].shape[0] if trailing in scan.extra else 0
+    return {
+        "name": scan.name,
+        "format": scan.format,
+        "size": scan.size,
+        "mtime_ns": scan.mtime_ns,
+        "axes": scan.axes,
+        "quantity": scan.quantity,
+        "frames_key": frames_key,
+        "frame_dtype": scan.frames.dtype.str,
+        "n_frames": scan.n_frames + surplus,
+        "trailing": f"{EXTRA}/{node_names(scan.extra)[trailing]}" if surplus else None,
+        "members": [member_to_json(member) for member in scan.members],
+    }
+
+
+def _physics(scan: Scan) -> dict[str, float]:
+    """Return pixel size and energy where the source names them."""
+    known = {}
+    if "object_pixel_m" in scan.extra:
+        known["pixel_size_m"] = _scalar(scan, "object_pixel_m")
+    if "wavelength_m" in scan.extra:
+        wavelength = _scalar(scan, "wavelength_m")
+        if wavelength > 0:
+            known["energy_ev"] = _PLANCK_TIMES_C_EV_M / wavelength
+    return {key: value for key, value in known.items() if np.isfinite(value)}
+
+
+def _scalar(scan: Scan, key: str) -> float:
+    reader = scan.extra[key]
+    if reader.is_raw or reader.shape != () or reader.dtype.kind not in "iuf":
+        return float("nan")
+    return float(next(iter(reader.blocks(_BLOCK_BYTES))))

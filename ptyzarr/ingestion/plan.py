@@ -1,0 +1,281 @@
+"""The plan pass: one look at every frame, before anything is written, decides how it is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptyzarr.config import IngestConfig
+from ptyzarr.errors import BudgetError
+from ptyzarr.ingestion.layout import ORDERS, Sizes, choose_sizes
+from ptyzarr.ingestion.spool import Spool
+from ptyzarr.ingestion.staging import Staging
+from ptyzarr.ingestion.values import CheckedBlock, check_block
+from ptyzarr.progress import Progress
+from ptyzarr.scan import Quantity, Scan
+from ptyzarr.store import COUNT_DTYPES, SCHEMA_VERSION, FrameFormat
+
+_BLOCK_BYTES = 8 * 1024**2
+# A block being checked needs itself, its counts, their root or squares, and slack.
+_BYTES_PER_BLOCK_BYTE = 4
+_FIXED_BYTES = 96 * 1024**2  # compiled kernels, codecs, thread stacks, file buffers
+_BYTES_PER_FRAME = 160  # positions, order, power, hashes, their sorted copies
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """All decisions about a store, made before its first shard is written.
+
+    Attributes
+    ----------
+    key
+        Digest of the source's identity and of every option that changes the store.
+    quantity
+        What is stored.
+    dtype
+        Stored dtype of the frames, ``np.dtype.str``.
+    amplitude_dtype
+        Dtype of the amplitudes that were hashed.
+    frame_size, n_frames
+        Geometry.
+    sizes
+        Frames in a chunk, shard and tile.
+    spool_dtype
+        Dtype of the spooled frames, or None if shards read the source itself.
+    n_masked
+        Pixels that were not finite.
+    order : (n,) int64
+        Acquisition index of each stored row.
+    power : (n,) float64, hashes : (n,) uint64
+        In acquisition order.
+    """
+
+    key: str
+    quantity: Quantity
+    dtype: str
+    amplitude_dtype: str
+    frame_size: int
+    n_frames: int
+    sizes: Sizes
+    spool_dtype: str | None
+    n_masked: int
+    order: NDArray[np.int64]
+    power: NDArray[np.float64]
+    hashes: NDArray[np.uint64]
+
+    @property
+    def format(self) -> FrameFormat:
+        """How the frames lie in chunks and shards."""
+        return FrameFormat(
+            self.n_frames,
+            self.frame_size,
+            np.dtype(self.dtype),
+            self.sizes.chunk_frames,
+            self.sizes.shard_frames,
+        )
+
+    def save(self, staging: Staging) -> None:
+        """Write the plan; the document that makes it valid comes last."""
+        for name in ("order", "power", "hashes"):
+            np.save(staging.plan_arrays / f"{name}.npy", getattr(self, name))
+        document = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("order", "power", "hashes", "sizes")
+        }
+        digests = {name: _array_file_digest(staging, name) for name in ("order", "power", "hashes")}
+        staging.write_json(
+            staging.plan, {**document, "sizes": dataclasses.asdict(self.sizes), "arrays": digests}
+        )
+
+    @classmethod
+    def load(cls, staging: Staging, key: str) -> Plan | None:
+        """Return the saved plan if it is whole and has this key."""
+        try:
+            document = json.loads(staging.plan.read_text())
+            digests = document.pop("arrays")
+            if document["key"] != key or any(
+                _array_file_digest(staging, name) != digest for name, digest in digests.items()
+            ):
+                return None
+            arrays = {
+                name: np.load(staging.plan_arrays / f"{name}.npy", allow_pickle=False)
+                for name in digests
+            }
+            document["sizes"] = Sizes(**document["sizes"])
+            return cls(**document, **arrays)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+
+def plan_key(scan: Scan, config: IngestConfig) -> str:
+    """Return the digest of all that decides what the store will hold."""
+    return hashlib.sha256(json.dumps(_plan_inputs(scan, config)).encode()).hexdigest()
+
+
+def block_frames(scan: Scan, config: IngestConfig, n_workers: int) -> int:
+    """Return how many frames are handled at once within the budget.
+
+    Raises
+    ------
+    BudgetError
+        If not even one frame fits.
+    """
+    frame_bytes = scan.frame_size**2 * max(scan.frames.dtype.itemsize, 4)
+    in_flight = n_workers + 2
+    left = config.memory_bytes - _FIXED_BYTES - _BYTES_PER_FRAME * scan.n_frames
+    frames = min(_BLOCK_BYTES, left // (in_flight * _BYTES_PER_BLOCK_BYTE)) // frame_bytes
+    if frames < 1:
+        least = (
+            _FIXED_BYTES
+            + _BYTES_PER_FRAME * scan.n_frames
+            + in_flight * _BYTES_PER_BLOCK_BYTE * frame_bytes
+        )
+        if left < in_flight * _BYTES_PER_BLOCK_BYTE * frame_bytes:
+            raise BudgetError(
+                f"memory {config.memory!r} is too small for {scan.name} with {n_workers} workers; "
+                f"expected at least {-(-least // 1024**2)}MiB; raise --memory or lower --n-workers"
+            )
+        frames = 1
+    return int(frames)
+
+
+def make_plan(
+    scan: Scan, config: IngestConfig, staging: Staging, n_workers: int, progress: Progress
+) -> Plan:
+    """Check every frame of the source and decide how the scan is stored.
+
+    A source that can only be read front to back is spooled into the staging folder on the way.
+
+    Raises
+    ------
+    SourceError
+        At the first value that is refused, or if the source's checksum is wrong.
+    BudgetError
+        If the memory budget is too small.
+    """
+    size = scan.frame_size
+    n_block = block_frames(scan, config, n_workers)
+    order = ORDERS[config.layout](scan.positions)
+    power = np.empty(scan.n_frames, np.float64)
+    hashes = np.empty(scan.n_frames, np.uint64)
+    spool = None if scan.frames.has_random_access else Spool.create(staging.spool, size)
+    masked = MaskWriter(staging.spool, scan.frames.dtype)
+    counted = scan.quantity == "counts" or scan.frames.dtype == np.float32
+    max_count = row = 0
+    progress.start("checking", scan.n_frames, "frames")
+    with masked, spool or contextlib.nullcontext():
+        for block in _checked_blocks(scan, n_block, n_workers, mask=config.nonfinite == "mask"):
+            rows = slice(row, row + len(block.amplitude))
+            power[rows], hashes[rows] = block.power, block.hashes
+            masked.append(block.masked_index + row * size * size, block.masked_value)
+            counted = counted and block.counts is not None
+            max_count = max(max_count, block.max_count)
+            if spool is not None:
+                spool.append(block)
+            row = rows.stop
+            progress.advance(len(block.amplitude))
+    progress.finish()
+    amplitude_dtype = np.dtype(np.float32) if counted else scan.frames.dtype
+    dtype = _count_dtype(max_count) if counted else scan.frames.dtype
+    plan = Plan(
+        key=plan_key(scan, config),
+        quantity="counts" if counted else "amplitude",
+        dtype=dtype.str,
+        amplitude_dtype=amplitude_dtype.str,
+        frame_size=size,
+        n_frames=scan.n_frames,
+        sizes=choose_sizes(scan.n_frames, size, dtype.itemsize),
+        spool_dtype=None if spool is None else spool.dtype.str,
+        n_masked=masked.n_masked,
+        order=order,
+        power=power,
+        hashes=hashes,
+    )
+    plan.save(staging)
+    return plan
+
+
+class MaskWriter:
+    """Collects masked pixels in files, since there may be more of them than memory."""
+
+    def __init__(self, folder: Path, dtype: np.dtype[Any]) -> None:
+        self._index = (folder / "masked_index.bin").open("wb")
+        self._value = (folder / "masked_value.bin").open("wb")
+        self._dtype = dtype
+        self.n_masked = 0
+
+    def __enter__(self) -> MaskWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._index.close()
+        self._value.close()
+
+    def append(self, index: NDArray[np.int64], value: NDArray[Any]) -> None:
+        """Add pixels by flat number in the acquisition order of the whole stack."""
+        self._index.write(index.astype(np.int64).tobytes())
+        self._value.write(value.astype(self._dtype).tobytes())
+        self.n_masked += len(index)
+
+
+def _checked_blocks(
+    scan: Scan, n_block: int, n_workers: int, *, mask: bool
+) -> Iterator[CheckedBlock]:
+    """Yield the checked blocks in order, `n_workers` of them being checked at once."""
+    want_counts = True
+    pending: deque[Future[CheckedBlock]] = deque()
+    row = 0
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="ptyzarr-plan") as pool:
+        try:
+            for frames in scan.frames.blocks(n_block):
+                pending.append(
+                    pool.submit(
+                        check_block, frames, row, scan.quantity, mask=mask, want_counts=want_counts
+                    )
+                )
+                row += len(frames)
+                if len(pending) > n_workers:
+                    block = pending.popleft().result()
+                    want_counts = want_counts and block.counts is not None
+                    yield block
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _plan_inputs(scan: Scan, config: IngestConfig) -> dict[str, Any]:
+    return {
+        "members": [[m.name, m.size, m.crc32, m.node, m.column] for m in scan.members],
+        "format": scan.format,
+        "axes": scan.axes,
+        "quantity": scan.quantity,
+        "n_frames": scan.n_frames,
+        "layout": config.layout,
+        "nonfinite": config.nonfinite,
+        "schema_version": SCHEMA_VERSION,
+        "versions": [importlib.metadata.version(name) for name in ("ptyzarr", "numcodecs")],
+    }
+
+
+def _array_file_digest(staging: Staging, name: str) -> str:
+    return hashlib.sha256((staging.plan_arrays / f"{name}.npy").read_bytes()).hexdigest()
+
+
+def _count_dtype(max_count: int) -> np.dtype[Any]:
+    """Return the smallest stored dtype of counts."""
+    fitting = (np.dtype(name) for name in COUNT_DTYPES if max_count <= np.iinfo(name).max)
+    return next(fitting)

@@ -1,0 +1,259 @@
+"""`ingest`: from a source file to a published store, resumable at every step."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from dask.base import compute
+from dask.callbacks import Callback
+from dask.delayed import delayed
+
+from ptyzarr.config import IngestConfig
+from ptyzarr.errors import (
+    ConfigError,
+    DamagedStoreError,
+    DeviceError,
+    InterruptedIngestError,
+    PtyzarrError,
+    ScanExistsError,
+    SourceError,
+)
+from ptyzarr.ingestion.arrays import root_attributes, write_arrays
+from ptyzarr.ingestion.plan import Plan, block_frames, make_plan, plan_key
+from ptyzarr.ingestion.spool import SpoolReader
+from ptyzarr.ingestion.staging import Staging, lock, storage_errors
+from ptyzarr.ingestion.write import ShardJob, write_one_shard
+from ptyzarr.progress import Progress, Silent
+from ptyzarr.scan import Scan
+from ptyzarr.sources import open_source, source_unchanged
+from ptyzarr.store import ScanStore, StoreWriter, member_to_json, open_store, source_identity
+
+_MAX_ROUNDS = 3  # a shard that is damaged between writing and publishing is written again
+
+
+def ingest(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    config: IngestConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ScanStore:
+    """Make a store of a source file.
+
+    Every frame is checked before anything is written. The store is built in a folder beside the
+    destination and renamed when it is whole; a killed or interrupted call leaves nothing at the
+    destination and the same call resumes it. A destination that holds this source already is
+    opened and returned.
+
+    Parameters
+    ----------
+    source
+        File of a format in `ptyzarr.sources.READERS`.
+    destination
+        Folder of the store, e.g. ``"scan.zarr"``.
+    config
+        Options; the defaults work.
+    progress
+        Receives the stages; silent if None.
+
+    Returns
+    -------
+    ScanStore
+        The published store.
+
+    Raises
+    ------
+    ScanNotFoundError, SourceError
+        If the source is missing, broken, or holds refused values.
+    ScanExistsError
+        If the destination holds something else, or is being written.
+    BudgetError
+        If the memory budget is too small.
+    StorageError
+        If the file system fails; the same call resumes.
+    InterruptedIngestError
+        After Ctrl-C; the same call resumes.
+    """
+    config = config or IngestConfig()
+    progress = progress or Silent()
+    target = Path(destination)
+    staging = Staging.beside(target)
+    with storage_errors(f"ingest of {os.fspath(source)}"):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scan = open_source(
+            source,
+            frames_key=config.frames_key,
+            quantity=config.quantity,
+            incomplete=config.incomplete,
+        )
+        existing = _existing(scan, target, config)
+        if existing is not None:
+            return existing
+        with lock(staging), _interruptible(staging):
+            staging.restore(target)
+            # Somebody else may have published between the look and the lock.
+            existing = _existing(scan, target, config)
+            if existing is None:
+                _build(scan, target, config, staging, progress)
+            staging.clear()
+        staging.remove()
+    return existing or open_store(target)
+
+
+@contextlib.contextmanager
+def _interruptible(staging: Staging) -> Iterator[None]:
+    """Keep what an interrupt leaves for the next call, and nothing of a refused source."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedIngestError(
+            "ingest was interrupted; run the same command to resume"
+        ) from error
+    except SourceError:
+        staging.remove()
+        raise
+
+
+def _existing(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
+    """Return the store at the destination if it is this source's; None if it may be written."""
+    if not target.exists() and not target.is_symlink():
+        return None
+    try:
+        store = open_store(target)
+    except PtyzarrError as error:
+        if config.overwrite:
+            return None
+        raise ScanExistsError(
+            f"{target} exists and is no finished store ({error}); expected nothing there; remove "
+            "it, or replace it with --overwrite"
+        ) from error
+    if is_same_scan(scan, store) and store.layout == config.layout:
+        return store
+    if config.overwrite:
+        return None
+    difference = (
+        f"in {store.layout} order (asked: {config.layout})"
+        if is_same_scan(scan, store)
+        else f"of another source ({store.attrs['source']['name']}) or of other options"
+    )
+    raise ScanExistsError(
+        f"{target} holds a store {difference}; choose another destination, or replace it with "
+        "--overwrite"
+    )
+
+
+def is_same_scan(scan: Scan, store: ScanStore) -> bool:
+    """Return whether a store was made from this source, read in the same way.
+
+    Compared are each member's name, size and CRC-32, so a copied or touched file is the same.
+    """
+    source = store.attrs["source"]
+    members = [member_to_json(member) for member in scan.members]
+    return (
+        source_identity(members) == source_identity(source["members"])
+        and [(m["node"], m["column"]) for m in members]
+        == [(m["node"], m["column"]) for m in source["members"]]
+        and source["quantity"] == scan.quantity
+        and store.n_frames == scan.n_frames
+    )
+
+
+def _build(
+    scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
+) -> None:
+    n_workers = config.n_workers or len(os.sched_getaffinity(0))
+    n_block = block_frames(scan, config, n_workers)
+    key = plan_key(scan, config)
+    plan = Plan.load(staging, key)
+    if plan is None:
+        staging.clear()
+        staging.prepare()
+        plan = make_plan(scan, config, staging, n_workers, progress)
+    job = ShardJob(
+        staging,
+        key,
+        _row_source(scan, plan, staging),
+        plan.spool_dtype is not None,
+        scan.quantity,
+        scan.name,
+        n_block,
+    )
+    for _ in range(_MAX_ROUNDS):
+        _write_shards(job, plan, config, n_workers, progress)
+        writer = StoreWriter(staging.store)
+        write_arrays(writer, scan, plan, staging)
+        document = writer.finish(root_attributes(writer, scan, plan, config.layout))
+        # The manifest has just digested the files: what the journal says must be what is there.
+        if all(_agrees(staging, shard, writer) for shard in range(plan.format.n_shards)):
+            break
+    else:
+        raise DamagedStoreError(
+            f"{staging.root}: shards keep changing after they were written; expected none to; "
+            "check the disk"
+        )
+    source_unchanged(scan)
+    staging.publish(target, document, overwrite=config.overwrite)
+
+
+def _row_source(scan: Scan, plan: Plan, staging: Staging) -> Any:
+    if plan.spool_dtype is None:
+        return scan.frames
+    path = staging.spool / "frames.bin"
+    return SpoolReader(str(path), plan.spool_dtype, plan.frame_size)
+
+
+def _agrees(staging: Staging, shard: int, writer: StoreWriter) -> bool:
+    return staging.journalled(shard) == writer.files.get(f"diffraction/c/{shard}/0/0")
+
+
+def _write_shards(
+    job: ShardJob, plan: Plan, config: IngestConfig, n_workers: int, progress: Progress
+) -> None:
+    tasks = [
+        delayed(write_one_shard, pure=False)(job, shard, dask_key_name=f"shard-{shard}")
+        for shard in range(plan.format.n_shards)
+    ]
+    progress.start("writing", plan.n_frames, "frames")
+    if config.scheduler is not None:
+        for record in _on_cluster(tasks, config.scheduler):
+            progress.advance(record["frames"])
+    else:
+        _in_threads(tasks, job, n_workers, progress)
+    progress.finish()
+
+
+def _in_threads(tasks: list[Any], job: ShardJob, n_workers: int, progress: Progress) -> None:
+    def report(key: Any, record: Any, *_: Any) -> None:
+        progress.advance(record["frames"])
+
+    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="ptyzarr-shard")
+    try:
+        with Callback(posttask=report):
+            compute(*tasks, scheduler="threads", pool=pool, num_workers=n_workers)
+    finally:
+        job.stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+        job.stop.clear()
+
+
+def _on_cluster(tasks: list[Any], address: str) -> Iterator[dict[str, int]]:
+    """Yield the record of each shard as a dask.distributed cluster finishes it."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise DeviceError(
+            "--scheduler needs dask.distributed, which is not installed; install 'ptyzarr[cluster]'"
+        ) from error
+    try:
+        client = Client(address, timeout="10s", set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ConfigError(f"no scheduler answers at {address!r}: {error}") from error
+    with client:
+        futures = client.compute(tasks, retries=3)
+        for _, record in as_completed(futures, with_results=True):
+            yield record

@@ -1,0 +1,267 @@
+"""`verify`: whether a store is what its manifest says, and what its source says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptyzarr.errors import DamagedStoreError, ScanNotFoundError, VerificationError
+from ptyzarr.ingestion.masks import MaskCursor
+from ptyzarr.ingestion.runner import is_same_scan
+from ptyzarr.ingestion.values import check_block, hash_frames
+from ptyzarr.progress import Progress, Silent
+from ptyzarr.scan import Scan
+from ptyzarr.sources import node_names, open_source
+from ptyzarr.store import (
+    EXTRA,
+    MASKED,
+    ROOT_KEY,
+    ScanStore,
+    array_digest,
+    file_digest,
+    frames_digest,
+    list_keys,
+    open_store,
+    read_root,
+    start_array_digest,
+    store_digest,
+)
+
+_BLOCK_BYTES = 16 * 1024**2
+_PER_FRAME = ("positions", "positions_start", "scan_index")
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` looked at.
+
+    Attributes
+    ----------
+    n_files, n_bytes
+        Files of the store and their size.
+    n_frames
+        Frames decoded and hashed.
+    digest
+        Digest of the whole scan.
+    compared_source
+        Path of the source whose every value was compared, or None.
+    unlisted
+        Files in the folder that the manifest does not list; they are not part of the store.
+    """
+
+    n_files: int
+    n_bytes: int
+    n_frames: int
+    digest: str
+    compared_source: str | None
+    unlisted: tuple[str, ...]
+
+
+def verify(
+    store: str | os.PathLike[str],
+    source: str | os.PathLike[str] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Check every byte and every value of a store.
+
+    Parameters
+    ----------
+    store
+        Folder of the store.
+    source
+        Its source file; then every value is compared with it too.
+    progress
+        Receives the stages; silent if None.
+
+    Raises
+    ------
+    ScanNotFoundError, SchemaError
+        If there is no store to verify.
+    VerificationError
+        If anything differs; the message names the first differences.
+    """
+    progress = progress or Silent()
+    root = Path(store)
+    n_bytes, unlisted = _verify_files(root, progress)
+    opened = open_store(root)
+    try:
+        _verify_frames(opened, progress)
+        _verify_contents(opened)
+        if source is not None:
+            _verify_source(opened, source, progress)
+    except DamagedStoreError as error:
+        raise VerificationError(str(error)) from error
+    finally:
+        opened.close()
+    return VerifyReport(
+        len(opened.files) + 1,
+        n_bytes,
+        opened.n_frames,
+        opened.digest,
+        None if source is None else os.fspath(source),
+        unlisted,
+    )
+
+
+def _verify_files(root: Path, progress: Progress) -> tuple[int, tuple[str, ...]]:
+    """Compare every file with the manifest; return the bytes read and the unlisted files."""
+    if not (root / ROOT_KEY).is_file():
+        open_store(root)  # raises the error that says what is there instead
+        raise ScanNotFoundError(f"{root} holds no store")
+    try:
+        document = read_root(root / ROOT_KEY)
+    except DamagedStoreError as error:
+        raise VerificationError(str(error)) from error
+    files = document["attributes"]["ptyzarr"]["manifest"]["files"]
+    progress.start("files", sum(entry["size"] for entry in files.values()), "bytes")
+    problems = []
+    n_bytes = (root / ROOT_KEY).stat().st_size
+    for key, entry in files.items():
+        try:
+            size, digest = file_digest(root / key)
+        except OSError as error:
+            problems.append(f"{key} cannot be read ({error.strerror})")
+            continue
+        if size != entry["size"]:
+            problems.append(f"{key} has {size} bytes, expected {entry['size']}")
+        elif digest != entry["sha256"]:
+            problems.append(f"{key} has other content than its digest")
+        n_bytes += size
+        progress.advance(size)
+    progress.finish()
+    _report(root, problems)
+    return n_bytes, tuple(key for key in list_keys(root) if key not in files)
+
+
+def _verify_frames(store: ScanStore, progress: Progress) -> None:
+    hashes = np.empty(store.n_frames, np.uint64)
+    progress.start("frames", store.n_frames, "frames")
+    # In stored order, so that each chunk is decoded once.
+    for rows in _blocks(store):
+        indices = store.frame_index[rows]
+        hashes[indices] = hash_frames(store.amplitude(indices))
+        progress.advance(len(indices))
+    progress.finish()
+    wrong = np.flatnonzero(hashes != store.frame_hash)
+    problems = [f"frame {frame} differs from its hash" for frame in wrong[:_SHOWN]]
+    if frames_digest(store.amplitude_dtype, hashes, store.frame_size) != store.frames_digest:
+        problems.append("the frames differ from their digest")
+    _report(store.path, problems)
+
+
+def _verify_contents(store: ScanStore) -> None:
+    contents = store.attrs["contents"]
+    problems = [
+        f"array {node} differs from its digest"
+        for node, expected in contents.items()
+        if _content_digest(store, node) != expected
+    ]
+    if store_digest(store.frames_digest, contents) != store.digest:
+        problems.append("the digests of the arrays differ from the digest of the scan")
+    _report(store.path, problems)
+
+
+def _content_digest(store: ScanStore, node: str) -> str:
+    if node in _PER_FRAME:
+        return array_digest(getattr(store, node))
+    array = store.array(node)
+    state = start_array_digest(array.dtype, array.shape)
+    for block in _array_blocks(array):
+        state.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
+    return state.hexdigest()
+
+
+def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Progress) -> None:
+    """Compare every value with the source."""
+    scan = open_source(
+        path,
+        frames_key=store.attrs["source"]["frames_key"],
+        quantity=store.attrs["source"]["quantity"],
+        incomplete="truncate",  # no difference where nothing was cut
+    )
+    if not is_same_scan(scan, store):
+        raise VerificationError(
+            f"{os.fspath(path)} is not the source of {store.path}: members, sizes or checksums "
+            f"differ from those of {store.attrs['source']['name']}"
+        )
+    _compare_frames(store, scan, progress)
+    for node in (*_PER_FRAME, "probe_guess", "object_guess"):
+        expected = getattr(scan, node)
+        if expected is not None and not _same_bits(getattr(store, node), expected):
+            raise VerificationError(f"{store.path}: {node} differs from the source")
+    for key, node in node_names(scan.extra).items():
+        stored = store.array(f"{EXTRA}/{node}")
+        expected = start_array_digest(stored.dtype, stored.shape)
+        for block in scan.extra[key].blocks(_BLOCK_BYTES):
+            expected.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
+        if expected.hexdigest() != store.attrs["contents"][f"{EXTRA}/{node}"]:
+            raise VerificationError(f"{store.path}: member {key!r} differs from the source")
+
+
+def _compare_frames(store: ScanStore, scan: Scan, progress: Progress) -> None:
+    masks = MaskCursor(store)
+    mask = f"{MASKED}/index" in store.nodes()
+    row = 0
+    progress.start("source", store.n_frames, "frames")
+    for frames in scan.frames.blocks(_block_frames(store)):
+        block = check_block(frames, row, scan.quantity, mask=mask, want_counts=False)
+        found = store.amplitude(np.arange(row, row + len(frames)))
+        for i, (one, other) in enumerate(zip(found, block.amplitude, strict=True)):
+            if not _same_bits(one, other):
+                raise VerificationError(f"{store.path}: frame {row + i} differs from the source")
+        first, row = row, row + len(frames)
+        pixels = frames[0].size
+        masks.compare(block.masked_index + first * pixels, block.masked_value, row * pixels)
+        progress.advance(len(frames))
+    progress.finish()
+
+
+def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    return (
+        one.shape == other.shape
+        and one.dtype == other.dtype
+        and bool(
+            np.array_equal(
+                np.ascontiguousarray(one).reshape(-1).view(np.uint8),
+                np.ascontiguousarray(other).reshape(-1).view(np.uint8),
+            )
+        )
+    )
+
+
+def _block_frames(store: ScanStore) -> int:
+    return max(1, _BLOCK_BYTES // (store.frame_size**2 * max(store.amplitude_dtype.itemsize, 4)))
+
+
+def _blocks(store: ScanStore) -> Iterator[slice]:
+    """Yield slices of stored rows."""
+    step = _block_frames(store)
+    for start in range(0, store.n_frames, step):
+        yield slice(start, start + step)
+
+
+def _array_blocks(array: Any) -> Iterator[NDArray[Any]]:
+    """Yield an array of a store in C order, cut along axis 0."""
+    if not array.shape:
+        yield np.asarray(array[...])
+        return
+    step = max(1, _BLOCK_BYTES * array.shape[0] // max(array.nbytes, 1))
+    for start in range(0, array.shape[0], step):
+        yield np.asarray(array[start : start + step])
+
+
+def _report(where: object, problems: list[str]) -> None:
+    if not problems:
+        return
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    raise VerificationError(
+        f"{where}: {'; '.join(problems[:_SHOWN])}{more}; ingest the source again with --overwrite"
+    )

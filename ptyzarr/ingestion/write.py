@@ -1,0 +1,151 @@
+"""One task writes one shard: read its frames in stored order, check, compress, move into place."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptyzarr.errors import InterruptedIngestError, SourceChangedError
+from ptyzarr.ingestion.plan import Plan
+from ptyzarr.ingestion.staging import Staging, storage_errors
+from ptyzarr.ingestion.values import amplitude_of, hash_frames
+from ptyzarr.scan import Quantity
+from ptyzarr.store import write_shard
+
+
+class RowSource(Protocol):
+    """Anything that returns frames by acquisition index: a source's reader or a spool."""
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
+        """Return frames (m, N, N) in the order asked."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ShardJob:
+    """What every shard task of one ingest shares; small enough to travel with each task.
+
+    Attributes
+    ----------
+    staging
+        The staging folder.
+    key
+        Key of the plan, which each process loads once.
+    frames
+        Where frames come from.
+    spooled
+        Whether `frames` are already checked, masked and possibly counts.
+    source_quantity
+        What the values of the source are.
+    source_name
+        For messages.
+    n_block
+        Frames handled at once.
+    """
+
+    staging: Staging
+    key: str
+    frames: RowSource
+    spooled: bool
+    source_quantity: Quantity
+    source_name: str
+    n_block: int
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return (
+            self.staging,
+            self.key,
+            self.frames,
+            self.spooled,
+            self.source_quantity,
+            self.source_name,
+            self.n_block,
+        )
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        names = ("staging", "key", "frames", "spooled", "source_quantity", "source_name", "n_block")
+        for name, value in zip(names, state, strict=True):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "stop", threading.Event())
+
+
+def write_one_shard(job: ShardJob, shard: int) -> dict[str, int]:
+    """Write one shard unless it is there already; return a small record of it.
+
+    May run twice, even at once: the shard is written aside and replaced in one step.
+
+    Raises
+    ------
+    SourceChangedError
+        If a frame is not the one that was checked.
+    InterruptedIngestError
+        If the ingest is being stopped.
+    """
+    plan = _load_plan(job.staging, job.key)
+    rows = plan.format.shard_rows(shard)
+    if job.staging.finished(shard):
+        return {"shard": shard, "frames": len(rows), "nbytes": 0}
+    scratch = job.staging.scratch()
+    try:
+        with storage_errors(f"writing shard {shard}"):
+            with scratch.open("wb") as file:
+                write_shard(file, plan.format, _stored_blocks(job, plan, rows))
+            nbytes = job.staging.commit_shard(scratch, shard)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return {"shard": shard, "frames": len(rows), "nbytes": nbytes}
+
+
+def _stored_blocks(job: ShardJob, plan: Plan, rows: range) -> Iterator[NDArray[Any]]:
+    """Yield the frames of `rows` as they are stored, a few chunks at a time."""
+    chunk = plan.sizes.chunk_frames
+    step = max(chunk, job.n_block // chunk * chunk)
+    dtype = np.dtype(plan.dtype)
+    for start in range(rows.start, rows.stop, step):
+        if job.stop.is_set():
+            raise InterruptedIngestError("ingest was stopped; run the same command to resume")
+        indices = plan.order[start : min(start + step, rows.stop)]
+        stored, amplitude = _convert(job, plan, job.frames.read(indices))
+        wrong = hash_frames(amplitude) != plan.hashes[indices]
+        if wrong.any():
+            raise SourceChangedError(
+                f"{job.source_name}: frame {int(indices[np.argmax(wrong)])} is not the one that "
+                "was checked; the source changed during ingest; run the same command again"
+            )
+        yield stored.astype(dtype, copy=False)
+
+
+def _convert(job: ShardJob, plan: Plan, frames: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the frames as stored (any width) and the amplitudes that they stand for."""
+    if job.spooled:
+        return frames, amplitude_of(frames) if plan.quantity == "counts" else frames
+    if plan.n_masked and frames.dtype.kind == "f":
+        np.copyto(frames, 0, where=~np.isfinite(frames))
+    if plan.quantity == "amplitude":
+        return frames, frames
+    if job.source_quantity == "counts":
+        with np.errstate(invalid="ignore"):
+            counts = frames.astype(np.uint32)
+        return counts, amplitude_of(counts)
+    # The plan pass has shown that each amplitude is the root of a count.
+    with np.errstate(invalid="ignore"):  # a changed source is found by its hash, not here
+        counts = np.rint(np.square(frames, dtype=np.float64)).astype(np.uint32)
+    return counts, frames
+
+
+@functools.lru_cache(maxsize=1)
+def _load_plan(staging: Staging, key: str) -> Plan:
+    """Return the plan of a job, loaded once per process."""
+    plan = Plan.load(staging, key)
+    if plan is None:
+        raise SourceChangedError(
+            f"{staging.root} no longer holds the plan of this ingest; run it again"
+        )
+    return plan

@@ -1,0 +1,47 @@
+"""The schema on disk; the only room that knows zarr."""
+
+from ptyzarr.store.manifest import check_sizes, file_digest, list_keys, read_root
+from ptyzarr.store.scanstore import ScanStore, open_store, open_stores
+from ptyzarr.store.schema import (
+    COUNT_DTYPES,
+    EXTRA,
+    MASKED,
+    MAX_COUNT,
+    ROOT_KEY,
+    SCHEMA_VERSION,
+    array_digest,
+    frames_digest,
+    member_to_json,
+    source_identity,
+    start_array_digest,
+    store_digest,
+)
+from ptyzarr.store.shards import FrameFormat, shard_key, write_shard
+from ptyzarr.store.writer import StoreWriter, sync_file
+
+__all__ = [
+    "COUNT_DTYPES",
+    "EXTRA",
+    "MASKED",
+    "MAX_COUNT",
+    "ROOT_KEY",
+    "SCHEMA_VERSION",
+    "FrameFormat",
+    "ScanStore",
+    "StoreWriter",
+    "array_digest",
+    "check_sizes",
+    "file_digest",
+    "frames_digest",
+    "list_keys",
+    "member_to_json",
+    "open_store",
+    "open_stores",
+    "read_root",
+    "shard_key",
+    "source_identity",
+    "start_array_digest",
+    "store_digest",
+    "sync_file",
+    "write_shard",
+]

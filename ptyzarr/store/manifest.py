@@ -1,0 +1,135 @@
+"""The manifest: every file of a store with its size and digest, inside the root ``zarr.json``.
+
+The root holds attributes, consolidated metadata and the manifest in one file and is written last.
+It also holds the digest of its own bytes, computed with that digest's digits as zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ptyzarr.errors import DamagedStoreError, SchemaError
+from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
+
+_ZEROS = "0" * 64
+_READ_BYTES = 1024**2
+
+
+def file_digest(path: Path) -> tuple[int, str]:
+    """Return (size, sha256) of a file, read in bounded memory."""
+    state, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            state.update(block)
+            size += len(block)
+    return size, state.hexdigest()
+
+
+def list_keys(root: Path) -> Iterator[str]:
+    """Yield the key of every file under `root` except the root document, sorted."""
+    for folder, folders, files in os.walk(root):
+        folders.sort()
+        for name in sorted(files):
+            key = (Path(folder) / name).relative_to(root).as_posix()
+            if key != ROOT_KEY:
+                yield key
+
+
+def compose_root(
+    attributes: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    files: Mapping[str, tuple[int, str]],
+) -> bytes:
+    """Return the bytes of the root ``zarr.json``.
+
+    Parameters
+    ----------
+    attributes
+        The root attribute ``ptyzarr`` without its manifest.
+    metadata
+        The ``zarr.json`` of every node by path, for the consolidated metadata.
+    files
+        Size and sha256 of every other file by key.
+    """
+    manifest = {
+        "files": {key: {"size": size, "sha256": digest} for key, (size, digest) in files.items()},
+        "root_sha256": _ZEROS,
+    }
+    document = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {ATTRIBUTE: {**attributes, "manifest": manifest}},
+        "consolidated_metadata": {
+            "kind": "inline",
+            "must_understand": False,
+            "metadata": dict(metadata),
+        },
+    }
+    blank = json.dumps(document, indent=1).encode()
+    digest = hashlib.sha256(blank).hexdigest()
+    return blank.replace(_marker(_ZEROS), _marker(digest), 1)
+
+
+def read_root(path: Path) -> dict[str, Any]:
+    """Return the parsed root document after checking it against its own digest.
+
+    Raises
+    ------
+    SchemaError
+        If it is not a root that ptyzarr wrote.
+    DamagedStoreError
+        If its bytes are not those that were written.
+    """
+    raw = path.read_bytes()
+    try:
+        document: dict[str, Any] = json.loads(raw)
+        attributes = document["attributes"][ATTRIBUTE]
+        digest = str(attributes["manifest"]["root_sha256"])
+    except (ValueError, KeyError, TypeError) as error:
+        if _marker_start() in raw:
+            raise _damaged_root(path) from error
+        raise SchemaError(
+            f"{path} is not a ptyzarr store (no attribute {ATTRIBUTE!r} with a manifest); expected "
+            "a store that 'ptyzarr ingest' wrote"
+        ) from error
+    blank = raw.replace(_marker(digest), _marker(_ZEROS), 1)
+    if hashlib.sha256(blank).hexdigest() != digest:
+        raise _damaged_root(path)
+    return document
+
+
+def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `DamagedStoreError` if a listed file is missing or has another size."""
+    for key, entry in files.items():
+        try:
+            found = os.stat(root / key).st_size
+        except OSError as error:
+            raise DamagedStoreError(
+                f"{root}: file {key!r} is missing; expected {entry['size']} bytes; the store is "
+                "damaged, ingest the source again with --overwrite"
+            ) from error
+        if found != entry["size"]:
+            raise DamagedStoreError(
+                f"{root}: file {key!r} has {found} bytes; expected {entry['size']}; the store is "
+                "damaged, ingest the source again with --overwrite"
+            )
+
+
+def _marker_start() -> bytes:
+    return b'"root_sha256": "'
+
+
+def _marker(digest: str) -> bytes:
+    return _marker_start() + digest.encode() + b'"'
+
+
+def _damaged_root(path: Path) -> DamagedStoreError:
+    return DamagedStoreError(
+        f"{path} does not match its own digest; the store is damaged, ingest the source again "
+        "with --overwrite"
+    )

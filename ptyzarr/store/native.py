@@ -1,0 +1,120 @@
+"""C functions that come with our dependencies, callable from compiled code without the GIL.
+
+numcodecs ships c-blosc and google-crc32c ships libcrc32c as ordinary shared objects. Reading a
+chunk through them costs no Python call: the system's ``pread``, the checksum and the
+decompression run in one compiled loop. Where one of them is missing, the store falls back to
+zarr-python's own codecs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptyzarr.compiled import kernel
+
+OK = 0
+SHORT_READ = 1
+BAD_CHECKSUM = 2
+BAD_CHUNK = 3
+
+_PREAD = ctypes.CFUNCTYPE(
+    ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int64
+)
+_CRC32C = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t)
+_DECOMPRESS = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFunctions:
+    """``pread``, ``crc32c_value`` and ``blosc_decompress_ctx`` as C function pointers."""
+
+    pread: Any
+    crc32c: Any
+    decompress: Any
+
+
+@functools.cache
+def native_functions() -> NativeFunctions | None:
+    """Return the C functions, or None where this installation does not export them."""
+    try:
+        libc = ctypes.CDLL(None)
+        crc32c = ctypes.CDLL(import_module("google_crc32c._crc32c").__file__)
+        blosc = ctypes.CDLL(import_module("numcodecs.blosc").__file__)
+        return NativeFunctions(
+            pread=_PREAD(("pread64", libc)),
+            crc32c=_CRC32C(("crc32c_value", crc32c)),
+            decompress=_DECOMPRESS(("blosc_decompress_ctx", blosc)),
+        )
+    except (ImportError, AttributeError, OSError, TypeError):
+        return None
+
+
+@kernel
+def read_run(
+    pread: Any,
+    crc32c: Any,
+    decompress: Any,
+    fd: int,
+    start: int,
+    nbytes: int,
+    scratch: NDArray[np.uint8],
+    offsets: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    slots: NDArray[np.int64],
+    out: NDArray[np.uint8],
+    chunk_nbytes: int,
+) -> tuple[int, int]:
+    """Read one run of a shard and decode its chunks; return (status, index of the chunk).
+
+    Parameters
+    ----------
+    pread, crc32c, decompress
+        C functions of `NativeFunctions`.
+    fd : int
+        The open shard file.
+    start, nbytes : int
+        Byte range of the run in the file.
+    scratch : (>= nbytes,) uint8
+    offsets, lengths : (m,) int64
+        Byte range of each encoded chunk in the file, checksum included.
+    slots : (m,) int64
+        Row of `out` for each chunk.
+    out : (n_slots, slot_nbytes) uint8
+    chunk_nbytes : int
+        Decoded size of a chunk.
+    """
+    base = scratch.ctypes.data
+    done = 0
+    while done < nbytes:
+        got = pread(fd, base + done, nbytes - done, start + done)
+        if got <= 0:
+            return SHORT_READ, 0
+        done += got
+    for i in range(offsets.size):
+        at = offsets[i] - start
+        size = lengths[i] - 4
+        if size < 16:
+            return BAD_CHUNK, i
+        stored = 0
+        decoded = 0
+        framed = 0
+        for byte in range(4):
+            stored |= int(scratch[at + size + byte]) << (8 * byte)
+            decoded |= int(scratch[at + 4 + byte]) << (8 * byte)
+            framed |= int(scratch[at + 12 + byte]) << (8 * byte)
+        if int(crc32c(base + at, size)) != stored:
+            return BAD_CHECKSUM, i
+        if decoded != chunk_nbytes or framed != size:
+            return BAD_CHUNK, i
+        if decompress(base + at, out[slots[i]].ctypes.data, chunk_nbytes, 1) != chunk_nbytes:
+            return BAD_CHUNK, i
+    return OK, 0

@@ -1,0 +1,404 @@
+"""Shard files of the frames: writing one, and reading chunks out of many directly.
+
+A shard is what zarr v3's ``sharding_indexed`` codec describes: encoded chunks one after another,
+then an index of (offset, length) pairs and its CRC-32C. Each chunk is c-blosc followed by its own
+CRC-32C, so that a flipped bit is found where it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+from numcodecs import Blosc
+from numpy.typing import NDArray
+
+from ptyzarr.errors import DamagedStoreError
+from ptyzarr.store.native import (
+    BAD_CHECKSUM,
+    OK,
+    SHORT_READ,
+    NativeFunctions,
+    read_run,
+)
+
+ABSENT = np.uint64(2**64 - 1)
+_MAX_RUN = 4 * 1024**2  # bytes of one positioned read
+_MAX_GAP = 32 * 1024  # unwanted bytes worth reading over
+_MAX_OPEN = 64  # shard files kept open
+_CHECKSUM = 4
+
+
+@dataclass(frozen=True, slots=True)
+class FrameFormat:
+    """How frames lie in shards.
+
+    Attributes
+    ----------
+    n_frames, frame_size
+        Rows, and pixels along an edge.
+    dtype
+        Stored dtype.
+    chunk_frames, shard_frames
+        Frames in a chunk and in a shard; the second is a multiple of the first.
+    """
+
+    n_frames: int
+    frame_size: int
+    dtype: np.dtype[Any]
+    chunk_frames: int
+    shard_frames: int
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Decoded size of a chunk."""
+        return self.chunk_frames * self.frame_size**2 * self.dtype.itemsize
+
+    @property
+    def n_chunks(self) -> int:
+        """Chunks that hold at least one row."""
+        return -(-self.n_frames // self.chunk_frames)
+
+    @property
+    def n_shards(self) -> int:
+        """Shard files."""
+        return -(-self.n_frames // self.shard_frames)
+
+    @property
+    def shard_chunks(self) -> int:
+        """Chunks in a full shard."""
+        return self.shard_frames // self.chunk_frames
+
+    def shard_rows(self, shard: int) -> range:
+        """Return the stored rows of a shard."""
+        start = shard * self.shard_frames
+        return range(start, min(start + self.shard_frames, self.n_frames))
+
+
+def shard_key(shard: int) -> str:
+    """Return the store key of a shard of the frames."""
+    return f"diffraction/c/{shard}/0/0"
+
+
+def frame_codec() -> Blosc:
+    """Return the codec of the frames: LZ4 behind a byte shuffle (docs/decisions/0003)."""
+    return Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE, blocksize=0)
+
+
+def write_shard(file: BinaryIO, layout: FrameFormat, blocks: Iterable[NDArray[Any]]) -> None:
+    """Write one shard from its frames in stored order.
+
+    Parameters
+    ----------
+    file
+        Open for writing, at its beginning.
+    blocks
+        Frames (m, N, N) of `layout.dtype`; m is a multiple of the chunk except in the last block.
+    """
+    codec = frame_codec()
+    index = np.full((layout.shard_chunks, 2), ABSENT, dtype="<u8")
+    chunk, offset = 0, 0
+    for block in blocks:
+        for start in range(0, len(block), layout.chunk_frames):
+            frames = block[start : start + layout.chunk_frames]
+            if len(frames) < layout.chunk_frames:
+                padding = np.zeros((layout.chunk_frames - len(frames), *frames.shape[1:]))
+                frames = np.concatenate([frames, padding.astype(layout.dtype)])
+            encoded = codec.encode(np.ascontiguousarray(frames))
+            checksum = google_crc32c.value(bytes(encoded)).to_bytes(_CHECKSUM, "little")
+            file.write(encoded)
+            file.write(checksum)
+            index[chunk] = offset, len(encoded) + _CHECKSUM
+            offset += len(encoded) + _CHECKSUM
+            chunk += 1
+    raw = index.tobytes()
+    file.write(raw)
+    file.write(google_crc32c.value(raw).to_bytes(_CHECKSUM, "little"))
+
+
+class ChunkGeometry:
+    """What every reader of stored chunks says about them; see `ptyzarr.scan.ChunkReader`."""
+
+    def __init__(self, layout: FrameFormat) -> None:
+        self._layout = layout
+
+    @property
+    def n_frames(self) -> int:
+        """Number of stored rows."""
+        return self._layout.n_frames
+
+    @property
+    def frame_shape(self) -> tuple[int, int]:
+        """(N, N)."""
+        return self._layout.frame_size, self._layout.frame_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Stored dtype."""
+        return self._layout.dtype
+
+    @property
+    def chunk_frames(self) -> int:
+        """Frames in a chunk."""
+        return self._layout.chunk_frames
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of chunks."""
+        return self._layout.n_chunks
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Decoded size of a chunk in bytes."""
+        return self._layout.chunk_nbytes
+
+
+class ShardReader(ChunkGeometry):
+    """Reads chunks straight out of local shard files; a `ptyzarr.scan.ChunkReader`.
+
+    Parameters
+    ----------
+    root
+        Folder of the store.
+    layout
+        How frames lie in shards.
+    sizes
+        Size in bytes of each shard file by key, from the manifest.
+    native
+        C functions that read, check and decompress.
+    """
+
+    def __init__(
+        self, root: Path, layout: FrameFormat, sizes: Mapping[str, int], native: NativeFunctions
+    ) -> None:
+        super().__init__(layout)
+        self._root = root
+        self._sizes = sizes
+        self._native = native
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
+        self._scratch = threading.local()
+
+    def read_chunks(
+        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> int:
+        """Decode chunks into rows of `out`; see `ptyzarr.scan.ChunkReader.read_chunks`."""
+        n_read = 0
+        shards = chunks // self._layout.shard_chunks
+        edges = np.flatnonzero(np.diff(shards)) + 1
+        for first, last in zip([0, *edges], [*edges, len(chunks)], strict=True):
+            if first < last:
+                shard = int(shards[first])
+                inner = chunks[first:last] - shard * self._layout.shard_chunks
+                n_read += self._read_shard(shard, inner, slots[first:last], out)
+        return n_read
+
+    def close(self) -> None:
+        """Close every shard file that is not being read."""
+        with self._lock:
+            shards = list(self._open.values())
+            self._open.clear()
+        for shard in shards:
+            shard.release()
+
+    def _read_shard(
+        self,
+        number: int,
+        inner: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+    ) -> int:
+        shard = self._acquire(number)
+        try:
+            offsets = shard.index[inner, 0]
+            lengths = shard.index[inner, 1]
+            if (offsets < 0).any():
+                raise DamagedStoreError(
+                    f"{shard.path}: chunk {int(inner[np.argmax(offsets < 0)])} is not in the "
+                    "shard's index; expected every chunk; run 'ptyzarr verify' and ingest again"
+                )
+            n_read = 0
+            for first, last in _runs(offsets, lengths):
+                start = int(offsets[first])
+                nbytes = int(offsets[last - 1] + lengths[last - 1]) - start
+                status, which = read_run(
+                    self._native.pread,
+                    self._native.crc32c,
+                    self._native.decompress,
+                    shard.fd,
+                    start,
+                    nbytes,
+                    self._scratch_bytes(nbytes),
+                    offsets[first:last],
+                    lengths[first:last],
+                    slots[first:last],
+                    out,
+                    self._layout.chunk_nbytes,
+                )
+                if status != OK:
+                    raise _damage(shard.path, status, int(inner[first + which]))
+                n_read += nbytes
+            return n_read
+        finally:
+            shard.release()
+
+    def _scratch_bytes(self, nbytes: int) -> NDArray[np.uint8]:
+        scratch: NDArray[np.uint8] | None = getattr(self._scratch, "buffer", None)
+        if scratch is None or scratch.size < nbytes:
+            scratch = np.empty(max(nbytes, _MAX_RUN), np.uint8)
+            self._scratch.buffer = scratch
+        return scratch
+
+    def _acquire(self, number: int) -> _Shard:
+        with self._lock:
+            shard = self._open.get(number)
+            if shard is not None:
+                self._open.move_to_end(number)
+                shard.acquire()
+                return shard
+        key = shard_key(number)
+        shard = _Shard.open(self._root / key, self._sizes[key], self._layout.shard_chunks)
+        evicted = None
+        with self._lock:
+            known = self._open.get(number)
+            if known is not None:
+                evicted, shard = shard, known
+            else:
+                self._open[number] = shard
+                if len(self._open) > _MAX_OPEN:
+                    _, evicted = self._open.popitem(last=False)
+            shard.acquire()
+        if evicted is not None:
+            evicted.release()
+        return shard
+
+
+class _Shard:
+    """One open shard file with its index; closed when the last holder lets go."""
+
+    def __init__(self, path: Path, fd: int, index: NDArray[np.int64]) -> None:
+        self.path = path
+        self.fd = fd
+        self.index = index
+        self._holders = 1
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, path: Path, size: int, n_chunks: int) -> _Shard:
+        try:
+            fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except FileNotFoundError as error:
+            raise DamagedStoreError(
+                f"{path} is missing; expected a shard of {size} bytes; the store is damaged, "
+                "ingest the source again with --overwrite"
+            ) from error
+        except OSError as error:
+            raise DamagedStoreError(f"{path} cannot be opened: {error.strerror}") from error
+        try:
+            found = os.fstat(fd).st_size
+            if found != size:
+                raise DamagedStoreError(
+                    f"{path} has {found} bytes; expected {size}; the store is damaged, ingest the "
+                    "source again with --overwrite"
+                )
+            return cls(path, fd, read_index(fd, path, size, n_chunks))
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def acquire(self) -> None:
+        with self._lock:
+            self._holders += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            last = self._holders == 0
+        if last:
+            os.close(self.fd)
+
+
+def read_index(fd: int, path: Path, size: int, n_chunks: int) -> NDArray[np.int64]:
+    """Return the (n_chunks, 2) int64 offsets and lengths of a shard; -1 where a chunk is absent.
+
+    Raises
+    ------
+    DamagedStoreError
+        If the index fails its checksum or points outside the file.
+    """
+    nbytes = 16 * n_chunks + _CHECKSUM
+    raw = os.pread(fd, nbytes, max(size - nbytes, 0))
+    body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
+    if len(raw) != nbytes or google_crc32c.value(body).to_bytes(4, "little") != checksum:
+        raise DamagedStoreError(
+            f"{path}: the shard's index fails its checksum; the store is damaged, ingest the "
+            "source again with --overwrite"
+        )
+    index = np.frombuffer(body, dtype="<u8").reshape(n_chunks, 2).astype(np.int64)
+    if (index[:, 0] + index[:, 1] > size - nbytes).any():
+        raise DamagedStoreError(f"{path}: the shard's index points outside the file")
+    return index
+
+
+def _runs(offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
+    """Yield (first, last) of chunks that one positioned read fetches."""
+    first = 0
+    for i in range(1, len(offsets) + 1):
+        ends = i == len(offsets)
+        if not ends:
+            previous_end = offsets[i - 1] + lengths[i - 1]
+            gap = offsets[i] - previous_end
+            span = offsets[i] + lengths[i] - offsets[first]
+            ends = gap < 0 or gap > _MAX_GAP or span > _MAX_RUN
+        if ends:
+            yield first, i
+            first = i
+
+
+def _damage(path: Path, status: int, chunk: int) -> DamagedStoreError:
+    if status == SHORT_READ:
+        return DamagedStoreError(f"{path} ended or failed while chunk {chunk} was read")
+    what = "fails its checksum" if status == BAD_CHECKSUM else "cannot be decoded"
+    return DamagedStoreError(
+        f"{path}: chunk {chunk} {what}; the store is damaged, ingest the source again with "
+        "--overwrite"
+    )
+
+
+class FallbackReader(ChunkGeometry):
+    """Reads chunks through any callable that returns rows: other codecs, other places.
+
+    Parameters
+    ----------
+    layout
+        How frames lie in chunks (shards are not looked at).
+    read_rows
+        ``(start, stop) -> (stop - start, N, N)`` of the stored dtype.
+    """
+
+    def __init__(self, layout: FrameFormat, read_rows: Callable[[int, int], NDArray[Any]]) -> None:
+        super().__init__(layout)
+        self._read_rows = read_rows
+
+    def read_chunks(
+        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> int:
+        """Decode chunks into rows of `out`; the bytes counted are the decoded ones."""
+        n_read = 0
+        for chunk, slot in zip(chunks.tolist(), slots.tolist(), strict=True):
+            start = chunk * self.chunk_frames
+            rows = self._read_rows(start, min(start + self.chunk_frames, self.n_frames))
+            raw = np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8)
+            out[slot, : raw.size] = raw
+            n_read += raw.size
+        return n_read
+
+    def close(self) -> None:
+        """Do nothing: no file is held open."""

@@ -1,0 +1,208 @@
+"""Writing the arrays of a store that is still being staged; the root comes last."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from ptyzarr.store.manifest import compose_root, file_digest, list_keys
+from ptyzarr.store.schema import (
+    EXTRA,
+    MASKED,
+    ROOT_KEY,
+    array_digest,
+    array_dims,
+    little_endian,
+    start_array_digest,
+)
+from ptyzarr.store.shards import FrameFormat, frame_codec
+
+_CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
+
+
+class StoreWriter:
+    """Writes the nodes of one store into a staging folder.
+
+    Parameters
+    ----------
+    root
+        Folder of the staged store; made if needed. All that an earlier writer left there is
+        removed, except the shards of the frames.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._contents: dict[str, str] = {}
+        self._files: dict[str, tuple[int, str]] = {}
+        root.mkdir(parents=True, exist_ok=True)
+        _clear_all_but_shards(root)
+
+    @property
+    def contents(self) -> Mapping[str, str]:
+        """Digest of every array written, frames excepted."""
+        return self._contents
+
+    @property
+    def files(self) -> Mapping[str, tuple[int, str]]:
+        """Size and sha256 of every file, once `finish` has digested them."""
+        return self._files
+
+    def create_frames(self, layout: FrameFormat, quantity: str) -> None:
+        """Write the metadata of the frames; their shards are written apart."""
+        codec = frame_codec()
+        size = layout.frame_size
+        self._create(
+            "diffraction",
+            (layout.n_frames, size, size),
+            layout.dtype,
+            chunks=(layout.chunk_frames, size, size),
+            shards=(layout.shard_frames, size, size),
+            compressor=BloscCodec(
+                cname=codec.cname,
+                clevel=codec.clevel,
+                shuffle="shuffle",
+                blocksize=0,
+                typesize=layout.dtype.itemsize,
+            ),
+            attributes={"quantity": quantity},
+        )
+
+    def write_array(
+        self,
+        node: str,
+        values: NDArray[Any],
+        *,
+        attributes: Mapping[str, Any] | None = None,
+        acquisition: NDArray[Any] | None = None,
+        in_digest: bool = True,
+    ) -> None:
+        """Write a small array.
+
+        Parameters
+        ----------
+        node
+            Path in the store.
+        values
+            In stored order.
+        attributes
+            Attributes of the node.
+        acquisition
+            The same values in acquisition order, which the digest is made from.
+        in_digest
+            Whether the values are content of the scan (an order or a checksum is not).
+        """
+        array = self._create(node, values.shape, values.dtype, attributes=attributes)
+        array[...] = values
+        if in_digest:
+            self._contents[node] = array_digest(values if acquisition is None else acquisition)
+
+    def stream_array(
+        self,
+        node: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        blocks: Iterable[NDArray[Any]],
+        *,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write an array of any size from blocks along axis 0, in bounded memory."""
+        array = self._create(node, shape, dtype, attributes=attributes)
+        state = start_array_digest(dtype, shape)
+        row = 0
+        for block in blocks:
+            state.update(np.ascontiguousarray(block, little_endian(dtype)).tobytes())
+            if not shape:
+                array[...] = block
+            else:
+                array[row : row + len(block)] = block
+                row += len(block)
+        self._contents[node] = state.hexdigest()
+
+    def finish(self, attributes: Mapping[str, Any]) -> bytes:
+        """Write the group documents, digest every file and return the root document's bytes."""
+        for group in (EXTRA, MASKED):
+            if (self._root / group).is_dir():
+                document = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
+                (self._root / group / ROOT_KEY).write_text(document)
+        keys = list(list_keys(self._root))
+        self._files = {key: file_digest(self._root / key) for key in keys}
+        metadata = {
+            os.path.dirname(key): json.loads((self._root / key).read_bytes())
+            for key in keys
+            if os.path.basename(key) == ROOT_KEY
+        }
+        for key in keys:
+            sync_file(self._root / key)
+        return compose_root(attributes, metadata, self._files)
+
+    def _create(
+        self,
+        node: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        *,
+        chunks: tuple[int, ...] | None = None,
+        shards: tuple[int, ...] | None = None,
+        compressor: BloscCodec | None = None,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> zarr.Array[Any]:
+        if compressor is None:
+            compressor = BloscCodec(
+                cname="zstd", clevel=3, shuffle="shuffle", typesize=dtype.itemsize
+            )
+        # Created at its own path: with a name, zarr would write the root document at once.
+        return zarr.create_array(
+            store=str(self._root / node),
+            shape=shape,
+            dtype=little_endian(dtype),
+            chunks=chunks if chunks is not None else _chunk_shape(shape, dtype),
+            shards=shards,
+            compressors=[compressor, Crc32cCodec()],
+            fill_value=np.zeros((), dtype)[()],
+            dimension_names=array_dims(node, len(shape)),
+            attributes=dict(attributes) if attributes else None,
+            config={"write_empty_chunks": True},
+            zarr_format=3,
+        )
+
+
+def _clear_all_but_shards(root: Path) -> None:
+    for entry in [*root.iterdir(), *(root / "diffraction").glob("*")]:
+        if entry.name in ("diffraction", "c") and entry.is_dir():
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def sync_file(path: Path) -> None:
+    """Force a file's bytes to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+    """Return whole rows along axis 0 up to the chunk size; other axes are cut if a row is larger.
+
+    A chunk never exceeds the chunk size by more than one element.
+    """
+    chunks = [max(1, length) for length in shape]
+    for axis in range(len(chunks)):
+        rest = int(np.prod(chunks[axis + 1 :], dtype=np.int64)) * dtype.itemsize
+        chunks[axis] = max(1, min(chunks[axis], _CHUNK_BYTES // max(rest, 1)))
+        if chunks[axis] > 1:
+            break
+    return tuple(chunks)
