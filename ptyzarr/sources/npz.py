@@ -1,0 +1,358 @@
+"""The NPZ convention of PtychoPINN: published keys become fields of a `Scan`.
+
+The published keys appear in this module only (``docs/grouping.md``).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ptyzarr.errors import BudgetError, MissingFieldError, ShapeError, SourceError
+from ptyzarr.scan import Member, MemberReader, Scan
+from ptyzarr.sources.fileaccess import SourceFile
+from ptyzarr.sources.frames import StackLayout, find_layout, frame_reader
+from ptyzarr.sources.memberbytes import MemberBytes
+from ptyzarr.sources.members import TrailingFrames, is_core_dtype, member_reader, read_array
+from ptyzarr.sources.nodes import node_names
+from ptyzarr.sources.npyheader import HEAD_LENGTH, MAGIC, NpyHeader, parse_header
+from ptyzarr.sources.options import ReadOptions
+from ptyzarr.sources.positions import check_column, common_length, is_exact, stack_columns
+from ptyzarr.sources.zipdir import Entry, read_directory
+
+FRAME_KEYS = ("diff3d", "diffraction")
+POSITION_KEYS = ("xcoords", "ycoords")
+START_KEYS = ("xcoords_start", "ycoords_start")
+SCAN_INDEX_KEY = "scan_index"
+PROBE_KEY = "probeGuess"
+OBJECT_KEY = "objectGuess"
+
+_WANTED = (*FRAME_KEYS, *POSITION_KEYS, *START_KEYS, SCAN_INDEX_KEY, PROBE_KEY, OBJECT_KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A member and its header; None if it is no npy."""
+
+    member: MemberBytes
+    header: NpyHeader | None
+
+    @property
+    def array_header(self) -> NpyHeader:
+        if self.header is None:
+            raise SourceError(
+                f"{self.member.what} is no npy array; expected one under this name; write the "
+                "file with numpy.savez"
+            )
+        return self.header
+
+
+@dataclass(frozen=True, slots=True)
+class _PerFrame:
+    """What depends on the number of frames that are kept."""
+
+    frames_key: str
+    layout: StackLayout
+    start_keys: tuple[str, ...]
+    n_frames: int
+
+
+_Places = dict[str, tuple[str, int | None]]
+"""Node and column of each key that is a field."""
+
+
+def open_npz(path: str, options: ReadOptions) -> Scan:
+    """Return the scan in an NPZ file; small arrays are read, frames are not.
+
+    Parameters
+    ----------
+    path
+        The file.
+    options
+        How to read it.
+
+    Returns
+    -------
+    Scan
+        With ``incomplete="truncate"``, fields that were cut are kept whole in `extra` under their
+        keys, and surplus frames alone under ``<frames key>__trailing``.
+
+    Raises
+    ------
+    ScanNotFoundError
+        If there is no such file.
+    MissingFieldError
+        If frames, positions or probe are not in it.
+    ShapeError
+        If a field has a shape that cannot be a scan, or lengths differ.
+    SourceError
+        If the file is damaged, holds two different frame stacks or values that are refused.
+    BudgetError
+        If what must be in memory exceeds ``options.max_resident`` or the memory there is.
+    StorageError
+        If the file system refuses a read.
+    """
+    file = SourceFile(path)
+    found = _find_members(file)
+    per_frame = _measure(file, found, options)
+    places = _places(found, per_frame)
+    _check_resident(file, found, set(places) - {per_frame.frames_key}, options.max_resident)
+    n_frames = per_frame.n_frames
+    positions = _read_pair(found, POSITION_KEYS, n_frames, places)
+    start = _read_pair(found, START_KEYS, n_frames, places) if per_frame.start_keys else None
+    scan_index = _read_scan_index(found, n_frames, places)
+    extra = _extra(found, per_frame, places, options)
+    return Scan(
+        name=file.name,
+        format="npz",
+        path=file.path,
+        size=file.size,
+        mtime_ns=file.mtime_ns,
+        frames=frame_reader(
+            found[per_frame.frames_key].member,
+            per_frame.layout,
+            range(n_frames),
+            options.spool_dir,
+        ),
+        axes=per_frame.layout.axes,
+        quantity=options.quantity,
+        positions=positions,
+        positions_start=start,
+        scan_index=scan_index,
+        probe_guess=_read_probe(found),
+        object_guess=_read_object(found) if OBJECT_KEY in found else None,
+        extra=extra,
+        members=_members(found, places, node_names(extra)),
+    )
+
+
+def member_keys(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the keys of an NPZ file in file order; raises as `open_npz` does for a broken one.
+
+    Parameters
+    ----------
+    path
+        The file.
+    """
+    return tuple(_find_members(SourceFile(path)))
+
+
+def _find_members(file: SourceFile) -> dict[str, _Found]:
+    found: dict[str, _Found] = {}
+    for entry in read_directory(file):
+        key, member = _identify(file, entry)
+        if key in found:
+            raise SourceError(
+                f"{file.name}: members {found[key].member.entry.name!r} and {entry.name!r} both "
+                f"have the key {key!r}; expected one; rename one of them"
+            )
+        found[key] = member
+    return found
+
+
+def _identify(file: SourceFile, entry: Entry) -> tuple[str, _Found]:
+    member = MemberBytes(file, entry)
+    head = member.head(HEAD_LENGTH)
+    key = entry.name.removesuffix(".npy")
+    if head.startswith(MAGIC):
+        return key, _Found(member, parse_header(head, entry.size, member.what))
+    found = _Found(member, None)
+    if key in _WANTED:
+        _ = found.array_header
+    return entry.name, found
+
+
+def _need(found: dict[str, _Found], key: str, name: str, purpose: str) -> _Found:
+    if key not in found:
+        raise MissingFieldError(
+            f"{name}: field {key!r} is missing ({purpose}); found {_listed(found)}; expected it "
+            "beside the frames; check that the file is a scan"
+        )
+    return found[key]
+
+
+def _listed(found: dict[str, _Found]) -> str:
+    return ", ".join(repr(key) for key in list(found)[:20]) or "no member"
+
+
+def _choose_frames(file: SourceFile, found: dict[str, _Found], options: ReadOptions) -> str:
+    if options.frames_key is not None:
+        frames = _need(found, options.frames_key, file.name, "asked for as the frames")
+        _ = frames.array_header
+        return options.frames_key
+    there = [key for key in FRAME_KEYS if key in found]
+    if not there:
+        raise MissingFieldError(
+            f"{file.name}: no frames: neither 'diff3d' nor 'diffraction' is in the file; found "
+            f"{_listed(found)}; name the member that holds them with frames_key"
+        )
+    if len(there) == 2 and not _are_equal(*(found[key] for key in there)):
+        raise SourceError(
+            f"{file.name}: 'diff3d' and 'diffraction' differ; expected one stack of frames or two "
+            "equal ones; choose with frames_key='diff3d' or frames_key='diffraction'"
+        )
+    return options.prefer if options.prefer in there else there[0]
+
+
+def _are_equal(one: _Found, other: _Found) -> bool:
+    """Compare without reading: header, size and CRC-32 of the whole member."""
+    a, b = one.array_header, other.array_header
+    return (a.dtype, a.shape, a.is_fortran) == (b.dtype, b.shape, b.is_fortran) and (
+        (one.member.entry.size, one.member.entry.crc32)
+        == (other.member.entry.size, other.member.entry.crc32)
+    )
+
+
+def _measure(file: SourceFile, found: dict[str, _Found], options: ReadOptions) -> _PerFrame:
+    frames_key = _choose_frames(file, found, options)
+    for key in POSITION_KEYS:
+        _need(found, key, file.name, "positions in object pixels")
+    _need(found, PROBE_KEY, file.name, "the probe")
+    start_keys = START_KEYS if all(key in found for key in START_KEYS) else ()
+    keys = [*POSITION_KEYS, *start_keys, *((SCAN_INDEX_KEY,) if SCAN_INDEX_KEY in found else ())]
+    lengths = {key: _vector_length(found[key]) for key in keys}
+    frames = found[frames_key]
+    n_positions = min(lengths[key] for key in POSITION_KEYS)
+    layout = find_layout(frames.array_header, n_positions, frames.member.what)
+    n_frames = common_length(
+        {frames_key: layout.n_frames, **lengths}, options.incomplete, file.name
+    )
+    return _PerFrame(frames_key, layout, start_keys, n_frames)
+
+
+def _vector_length(found: _Found) -> int:
+    shape = found.array_header.shape
+    if len(shape) != 1:
+        raise ShapeError(
+            f"{found.member.what} has shape {shape}; expected (n_frames,); check that it holds "
+            "one number for each frame"
+        )
+    return shape[0]
+
+
+def _places(found: dict[str, _Found], per_frame: _PerFrame) -> _Places:
+    places: _Places = {per_frame.frames_key: ("diffraction", None)}
+    for node, keys in (("positions", POSITION_KEYS), ("positions_start", per_frame.start_keys)):
+        places |= {key: (node, column) for column, key in enumerate(keys)}
+    for key, node in (
+        (SCAN_INDEX_KEY, "scan_index"),
+        (PROBE_KEY, "probe_guess"),
+        (OBJECT_KEY, "object_guess"),
+    ):
+        if key in found:
+            places[key] = (node, None)
+    return places
+
+
+def _check_resident(
+    file: SourceFile, found: dict[str, _Found], keys: set[str], limit: int | None
+) -> None:
+    total = sum(found[key].member.entry.size for key in keys)
+    if limit is not None and total > limit:
+        largest = max(keys, key=lambda key: found[key].member.entry.size)
+        raise BudgetError(
+            f"{file.name}: positions, probe and object have {total} bytes, most of them in "
+            f"{largest!r}; expected at most {limit}; give more memory"
+        )
+
+
+def _read_pair(
+    found: dict[str, _Found], keys: tuple[str, ...], n_frames: int, places: _Places
+) -> NDArray[Any]:
+    """Return (n_frames, 2) positions; columns that they cannot give back leave `places`."""
+    columns = []
+    for key in keys:
+        member = found[key].member
+        column = read_array(member, found[key].array_header)
+        check_column(column, member.what)
+        columns.append(column)
+    stacked = stack_columns(columns[0][:n_frames], columns[1][:n_frames])
+    for axis, (key, column) in enumerate(zip(keys, columns, strict=True)):
+        check_column(stacked[:, axis], found[key].member.what)
+        if len(column) > n_frames or not is_exact(column, stacked[:, axis]):
+            del places[key]
+    return stacked
+
+
+def _read_scan_index(
+    found: dict[str, _Found], n_frames: int, places: _Places
+) -> NDArray[Any] | None:
+    if SCAN_INDEX_KEY not in found:
+        return None
+    member, header = found[SCAN_INDEX_KEY].member, found[SCAN_INDEX_KEY].array_header
+    if header.dtype.kind not in "biuf" or not is_core_dtype(header.dtype):
+        raise SourceError(
+            f"{member.what} has dtype {header.dtype}; expected integers, one for each frame; "
+            "convert or rename it"
+        )
+    values = read_array(member, header)
+    if len(values) > n_frames:
+        del places[SCAN_INDEX_KEY]
+    return values[:n_frames].copy()
+
+
+def _read_probe(found: dict[str, _Found]) -> NDArray[Any]:
+    member, header = found[PROBE_KEY].member, found[PROBE_KEY].array_header
+    shape = header.shape
+    if len(shape) not in (2, 3) or shape[-1] != shape[-2] or 0 in shape:
+        raise ShapeError(
+            f"{member.what} has shape {shape}; expected (N, N) or (modes, N, N); check the probe"
+        )
+    return _read_numbers(member, header)
+
+
+def _read_object(found: dict[str, _Found]) -> NDArray[Any]:
+    member, header = found[OBJECT_KEY].member, found[OBJECT_KEY].array_header
+    if len(header.shape) != 2 or 0 in header.shape:
+        raise ShapeError(
+            f"{member.what} has shape {header.shape}; expected (H, W); check the object"
+        )
+    return _read_numbers(member, header)
+
+
+def _read_numbers(member: MemberBytes, header: NpyHeader) -> NDArray[Any]:
+    if not is_core_dtype(header.dtype):
+        raise SourceError(
+            f"{member.what} has dtype {header.dtype}; expected complex64, complex128 or another "
+            "type of at most 64 bits a component; convert it"
+        )
+    return read_array(member, header)
+
+
+def _extra(
+    found: dict[str, _Found], per_frame: _PerFrame, places: _Places, options: ReadOptions
+) -> dict[str, MemberReader]:
+    extra = {
+        key: member_reader(item.member, item.header, options.spool_dir)
+        for key, item in found.items()
+        if key not in places
+    }
+    surplus = range(per_frame.n_frames, per_frame.layout.n_frames)
+    if surplus:
+        key = f"{per_frame.frames_key}__trailing"
+        if key in extra:
+            raise SourceError(
+                f"{found[key].member.what} has the name that the surplus frames would get; "
+                "expected another; rename it"
+            )
+        member = found[per_frame.frames_key].member
+        extra[key] = TrailingFrames(
+            frame_reader(member, per_frame.layout, surplus, options.spool_dir)
+        )
+    return extra
+
+
+def _members(
+    found: dict[str, _Found], places: _Places, nodes: dict[str, str]
+) -> tuple[Member, ...]:
+    members = []
+    for key, item in found.items():
+        node, column = places[key] if key in places else (f"extra/{nodes[key]}", None)
+        is_array = item.header is not None and is_core_dtype(item.header.dtype)
+        header = item.array_header.raw if is_array else b""
+        entry = item.member.entry
+        members.append(Member(entry.name, entry.size, entry.crc32, node, column, header))
+    return tuple(members)

@@ -1,0 +1,110 @@
+"""Coordinate columns become one (n, 2) array, or are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptyzarr.errors import ShapeError, SourceError
+from ptyzarr.sources.options import Incomplete
+
+
+def common_length(lengths: dict[str, int], incomplete: Incomplete, name: str) -> int:
+    """Return the number of frames that every per-frame field has.
+
+    Parameters
+    ----------
+    lengths
+        Length of each per-frame field by its key.
+    incomplete
+        Whether to refuse differing lengths or to keep the common beginning.
+    name
+        Of the file, for messages.
+
+    Raises
+    ------
+    ShapeError
+        If the lengths differ and ``incomplete`` is ``"refuse"``, or if one is zero.
+    """
+    shortest = min(lengths.values())
+    listed = ", ".join(f"{key} {length}" for key, length in lengths.items())
+    if shortest != max(lengths.values()) and incomplete == "refuse":
+        raise ShapeError(
+            f"{name}: lengths differ: {listed}; expected one length; check the file, or keep the "
+            "common beginning with incomplete='truncate'"
+        )
+    if shortest == 0:
+        raise ShapeError(f"{name}: the scan is empty: {listed}; expected at least one frame")
+    return shortest
+
+
+def check_column(column: NDArray[Any], what: str) -> None:
+    """Refuse a coordinate that no tree of neighbours can hold.
+
+    Parameters
+    ----------
+    column : (n,) integer or float, object pixels
+    what
+        File and member, for messages.
+
+    Raises
+    ------
+    SourceError
+        If the dtype is another, or a value is NaN or infinite.
+    """
+    if column.dtype.kind not in "iuf":
+        raise SourceError(
+            f"{what} has dtype {column.dtype}; expected integers or floats in object pixels; "
+            "convert the positions"
+        )
+    bad = np.flatnonzero(~np.isfinite(column))
+    if len(bad):
+        raise SourceError(
+            f"{what} has {column[bad[0]]} at index {bad[0]}; expected a finite position (a "
+            "distance to it would break the order of neighbours); remove or repair that point"
+        )
+
+
+def stack_columns(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
+    """Return positions in NumPy's result type of two columns (float64 for extended precision).
+
+    Parameters
+    ----------
+    x, y : (n,) integer or float, object pixels
+
+    Returns
+    -------
+    (n, 2), object pixels
+        Columns x, y.
+    """
+    dtype = np.result_type(x.dtype, y.dtype)
+    if dtype.kind == "f" and dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    out = np.empty((len(x), 2), dtype)
+    # Extended precision may exceed the range of float64; the caller refuses infinities.
+    with np.errstate(over="ignore"):
+        out[:, 0] = x
+        out[:, 1] = y
+    return out
+
+
+def is_exact(column: NDArray[Any], converted: NDArray[Any]) -> bool:
+    """Return whether converting back gives the column bit for bit.
+
+    Parameters
+    ----------
+    column : (n,)
+        As in the source.
+    converted : (n,)
+        The same in another dtype.
+    """
+    if column.dtype.kind == "f" and column.dtype.itemsize > 8:
+        return False  # unused bits of extended precision are not kept
+    if column.dtype.kind in "iu" and converted.dtype.kind == "f":
+        # Rounding up to one past the largest integer would make the way back undefined.
+        limit = float(np.iinfo(column.dtype).max) + 1
+        if np.any(converted >= limit):
+            return False
+    return bool(np.array_equal(converted.astype(column.dtype), column))
