@@ -1,7 +1,8 @@
-"""The one way kernels are compiled: without the GIL, without numba's own thread pools."""
+"""The one way kernels are compiled, without the GIL and numba's own threads; cores to run on."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -22,3 +23,9 @@ def kernel(function: F) -> F:
     except RuntimeError:
         # Neither the package folder nor the user's cache folder can be written.
         return cast("F", numba.njit(**options)(function))
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use: its affinity, or all where there is none."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

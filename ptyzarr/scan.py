@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Quantity = Literal["amplitude", "counts"]
 
+_SQUARES_NBYTES = 1024**2
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -277,21 +279,23 @@ class ChunkReader(Protocol):
 
 
 def frame_power(frames: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the sum over pixels of squared amplitude of each frame.
-
-    Squares and sums are float64; each frame is one NumPy sum over its N*N pixels, so the result
-    does not depend on how many frames are passed at once.
+    """Return the sum over pixels of squared amplitude of each frame, by NumPy's own float64 sum.
 
     Parameters
     ----------
     frames : (m, N, N) real
+        Amplitudes; squared in float64 whatever their dtype.
 
     Returns
     -------
     (m,) float64
+        The same bits whichever frames are passed together.
     """
-    power = np.empty(len(frames), np.float64)
-    pixels = np.ascontiguousarray(frames).reshape(len(frames), -1)
-    for i, frame in enumerate(pixels):
-        power[i] = np.sum(np.square(frame, dtype=np.float64))
+    n_frames, n_pixels = frames.shape[0], int(np.prod(frames.shape[1:]))
+    power = np.empty(n_frames, dtype=np.float64)
+    block = max(1, _SQUARES_NBYTES // max(1, 8 * n_pixels))
+    for start in range(0, n_frames, block):
+        squares = np.array(frames[start : start + block], dtype=np.float64, order="C")
+        np.square(squares, out=squares)
+        power[start : start + block] = np.sum(squares.reshape(len(squares), n_pixels), axis=1)
     return power

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr._version import __version__
-from ptyzarr.ingestion.plan import Plan
+from ptyzarr.ingestion.plan import Plan, frames_member
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.scan import Scan
 from ptyzarr.sources import node_names
@@ -99,8 +99,7 @@ def _file_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _source_attributes(scan: Scan) -> dict[str, Any]:
-    frames = next(member for member in scan.members if member.node == "diffraction")
-    frames_key = frames.name.removesuffix(".npy")
+    frames_key = frames_member(scan).name.removesuffix(".npy")
     trailing = f"{frames_key}__trailing"
     surplus = scan.extra[trailing].shape[0] if trailing in scan.extra else 0
     return {

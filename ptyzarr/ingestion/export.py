@@ -61,7 +61,7 @@ def export(
     """
     opened = store if isinstance(store, ScanStore) else open_store(store)
     target = Path(destination)
-    if target.exists():
+    if os.path.lexists(target):
         raise ScanExistsError(
             f"{target} exists; expected nothing there; remove it or choose another name"
         )
@@ -70,13 +70,26 @@ def export(
         try:
             _write_npz(opened, scratch, progress or Silent())
             sync_file(scratch)
-            os.link(scratch, target)  # unlike a rename, never replaces what appeared meanwhile
+            _move_new(scratch, target)
         except FileExistsError as error:
             raise ScanExistsError(f"{target} appeared during export; remove it") from error
         finally:
             scratch.unlink(missing_ok=True)
         sync_folder(target.parent)
     return target
+
+
+def _move_new(scratch: Path, target: Path) -> None:
+    """Give a file its name; raise `FileExistsError` if something has that name."""
+    try:
+        os.link(scratch, target)  # unlike a rename, never replaces what appeared meanwhile
+    except FileExistsError:
+        raise
+    except OSError:
+        # No hard links on this file system: a look and a rename are the best there is.
+        if os.path.lexists(target):
+            raise FileExistsError(str(target)) from None
+        os.rename(scratch, target)
 
 
 def member_bytes(store: ScanStore, member: Member, spool_dir: Path) -> Iterator[bytes]:

@@ -7,8 +7,9 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ptyzarr.ingestion.spool import Spool
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.ingestion.values import CheckedBlock, check_block
 from ptyzarr.progress import Progress
-from ptyzarr.scan import Quantity, Scan
+from ptyzarr.scan import Member, Quantity, Scan
 from ptyzarr.store import COUNT_DTYPES, SCHEMA_VERSION, FrameFormat
 
 _BLOCK_BYTES = 8 * 1024**2
@@ -85,6 +86,19 @@ class Plan:
             self.sizes.shard_frames,
         )
 
+    def is_backed(self, staging: Staging) -> bool:
+        """Return whether the temporary files that the plan goes with have their sizes."""
+        sizes = {"masked_index.bin": 8 * self.n_masked}
+        if self.spool_dtype is not None:
+            pixels = self.n_frames * self.frame_size**2
+            sizes["frames.bin"] = pixels * np.dtype(self.spool_dtype).itemsize
+        try:
+            return all(
+                (staging.spool / name).stat().st_size == size for name, size in sizes.items()
+            )
+        except OSError:
+            return False
+
     def save(self, staging: Staging) -> None:
         """Write the plan; the document that makes it valid comes last."""
         for name in ("order", "power", "hashes"):
@@ -114,7 +128,8 @@ class Plan:
                 for name in digests
             }
             document["sizes"] = Sizes(**document["sizes"])
-            return cls(**document, **arrays)
+            plan = cls(**document, **arrays)
+            return plan if plan.is_backed(staging) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -171,12 +186,13 @@ def make_plan(
     power = np.empty(scan.n_frames, np.float64)
     hashes = np.empty(scan.n_frames, np.uint64)
     spool = None if scan.frames.has_random_access else Spool.create(staging.spool, size)
-    masked = MaskWriter(staging.spool, scan.frames.dtype)
+    masked = _MaskWriter(staging.spool, scan.frames.dtype)
     counted = scan.quantity == "counts" or scan.frames.dtype == np.float32
     max_count = row = 0
     progress.start("checking", scan.n_frames, "frames")
-    with masked, spool or contextlib.nullcontext():
-        for block in _checked_blocks(scan, n_block, n_workers, mask=config.nonfinite == "mask"):
+    blocks = _checked_blocks(scan, n_block, n_workers, mask=config.nonfinite == "mask")
+    with masked, spool or contextlib.nullcontext(), contextlib.closing(blocks):
+        for block in blocks:
             rows = slice(row, row + len(block.amplitude))
             power[rows], hashes[rows] = block.power, block.hashes
             masked.append(block.masked_index + row * size * size, block.masked_value)
@@ -186,6 +202,7 @@ def make_plan(
                 spool.append(block)
             row = rows.stop
             progress.advance(len(block.amplitude))
+        masked.sync()
     progress.finish()
     amplitude_dtype = np.dtype(np.float32) if counted else scan.frames.dtype
     dtype = _count_dtype(max_count) if counted else scan.frames.dtype
@@ -207,7 +224,7 @@ def make_plan(
     return plan
 
 
-class MaskWriter:
+class _MaskWriter:
     """Collects masked pixels in files, since there may be more of them than memory."""
 
     def __init__(self, folder: Path, dtype: np.dtype[Any]) -> None:
@@ -216,7 +233,7 @@ class MaskWriter:
         self._dtype = dtype
         self.n_masked = 0
 
-    def __enter__(self) -> MaskWriter:
+    def __enter__(self) -> _MaskWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -229,12 +246,29 @@ class MaskWriter:
         self._value.write(value.astype(self._dtype).tobytes())
         self.n_masked += len(index)
 
+    def sync(self) -> None:
+        """Force the pixels to the disk: unlike frames, they have no hash that would miss them."""
+        for file in (self._index, self._value):
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def frames_member(scan: Scan) -> Member:
+    """Return the member that holds the frames."""
+    return next(member for member in scan.members if member.node == "diffraction")
+
+
+def frames_origin(scan: Scan) -> str:
+    """Return file and member of the frames, for messages."""
+    return f"{scan.name}: member {frames_member(scan).name!r}"
+
 
 def _checked_blocks(
     scan: Scan, n_block: int, n_workers: int, *, mask: bool
-) -> Iterator[CheckedBlock]:
+) -> Generator[CheckedBlock]:
     """Yield the checked blocks in order, `n_workers` of them being checked at once."""
     want_counts = True
+    what = frames_origin(scan)
     pending: deque[Future[CheckedBlock]] = deque()
     row = 0
     with ThreadPoolExecutor(n_workers, thread_name_prefix="ptyzarr-plan") as pool:
@@ -242,7 +276,13 @@ def _checked_blocks(
             for frames in scan.frames.blocks(n_block):
                 pending.append(
                     pool.submit(
-                        check_block, frames, row, scan.quantity, mask=mask, want_counts=want_counts
+                        check_block,
+                        frames,
+                        row,
+                        scan.quantity,
+                        what,
+                        mask=mask,
+                        want_counts=want_counts,
                     )
                 )
                 row += len(frames)
@@ -264,6 +304,7 @@ def _plan_inputs(scan: Scan, config: IngestConfig) -> dict[str, Any]:
         "axes": scan.axes,
         "quantity": scan.quantity,
         "n_frames": scan.n_frames,
+        "has_random_access": scan.frames.has_random_access,
         "layout": config.layout,
         "nonfinite": config.nonfinite,
         "schema_version": SCHEMA_VERSION,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dask.base import compute
 from dask.callbacks import Callback
 from dask.delayed import delayed
 
+from ptyzarr.compiled import available_cores
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
     ConfigError,
@@ -24,14 +26,24 @@ from ptyzarr.errors import (
     SourceError,
 )
 from ptyzarr.ingestion.arrays import root_attributes, write_arrays
-from ptyzarr.ingestion.plan import Plan, block_frames, make_plan, plan_key
+from ptyzarr.ingestion.lock import lock
+from ptyzarr.ingestion.plan import Plan, block_frames, frames_origin, make_plan, plan_key
 from ptyzarr.ingestion.spool import SpoolReader
-from ptyzarr.ingestion.staging import Staging, lock, storage_errors
+from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.ingestion.write import ShardJob, write_one_shard
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
 from ptyzarr.sources import open_source, source_unchanged
-from ptyzarr.store import ScanStore, StoreWriter, member_to_json, open_store, source_identity
+from ptyzarr.store import (
+    MASKED,
+    ScanStore,
+    StoreWriter,
+    check_digests,
+    member_to_json,
+    open_store,
+    source_identity,
+    was_written_here,
+)
 
 _MAX_ROUNDS = 3  # a shard that is damaged between writing and publishing is written again
 
@@ -80,71 +92,107 @@ def ingest(
         After Ctrl-C; the same call resumes.
     """
     config = config or IngestConfig()
-    progress = progress or Silent()
-    target = Path(destination)
+    # Workers of a cluster have working directories of their own.
+    target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)
-    with storage_errors(f"ingest of {os.fspath(source)}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
         scan = open_source(
             source,
             frames_key=config.frames_key,
             quantity=config.quantity,
             incomplete=config.incomplete,
+            spool_dir=target.parent,
+            max_resident=config.memory_bytes,
         )
         existing = _existing(scan, target, config)
-        if existing is not None:
-            return existing
-        with lock(staging), _interruptible(staging):
-            staging.restore(target)
-            # Somebody else may have published between the look and the lock.
-            existing = _existing(scan, target, config)
-            if existing is None:
-                _build(scan, target, config, staging, progress)
-            staging.clear()
-        staging.remove()
+        if existing is None:
+            with lock(staging.root):
+                _ingest_locked(scan, target, config, staging, progress or Silent())
+        elif staging.root.is_dir():
+            _tidy(staging)
     return existing or open_store(target)
 
 
+def _ingest_locked(
+    scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
+) -> None:
+    staging.check_ours()
+    staging.restore(target)
+    # Somebody else may have published between the look and the lock.
+    if _existing(scan, target, config) is None:
+        try:
+            _build(scan, target, config, staging, progress)
+        except SourceError:
+            staging.discard()
+            raise
+    staging.discard()
+
+
+def _tidy(staging: Staging) -> None:
+    """Remove what a call left that was killed right after publishing."""
+    with contextlib.suppress(ScanExistsError, OSError), lock(staging.root):
+        staging.check_ours()
+        staging.discard()
+
+
 @contextlib.contextmanager
-def _interruptible(staging: Staging) -> Iterator[None]:
-    """Keep what an interrupt leaves for the next call, and nothing of a refused source."""
+def _interruptible() -> Iterator[None]:
+    """Keep what an interrupt leaves for the next call."""
     try:
         yield
     except KeyboardInterrupt as error:
         raise InterruptedIngestError(
             "ingest was interrupted; run the same command to resume"
         ) from error
-    except SourceError:
-        staging.remove()
-        raise
 
 
 def _existing(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
     """Return the store at the destination if it is this source's; None if it may be written."""
-    if not target.exists() and not target.is_symlink():
+    if not os.path.lexists(target):
         return None
     try:
         store = open_store(target)
     except PtyzarrError as error:
-        if config.overwrite:
+        _refuse_unreadable(target, error, overwrite=config.overwrite)
+        return None
+    difference = _difference(scan, store, config)
+    if difference is None:
+        # Only a store that is whole makes an overwrite superfluous; opening looks at sizes alone.
+        if config.overwrite and any(wrong for _, wrong in check_digests(target, store.files)):
             return None
-        raise ScanExistsError(
-            f"{target} exists and is no finished store ({error}); expected nothing there; remove "
-            "it, or replace it with --overwrite"
-        ) from error
-    if is_same_scan(scan, store) and store.layout == config.layout:
         return store
     if config.overwrite:
         return None
-    difference = (
-        f"in {store.layout} order (asked: {config.layout})"
-        if is_same_scan(scan, store)
-        else f"of another source ({store.attrs['source']['name']}) or of other options"
-    )
     raise ScanExistsError(
         f"{target} holds a store {difference}; choose another destination, or replace it with "
         "--overwrite"
     )
+
+
+def _refuse_unreadable(target: Path, error: PtyzarrError, *, overwrite: bool) -> None:
+    """Refuse what is no readable store; a damaged one alone may be overwritten."""
+    if not target.is_dir() or not was_written_here(target):
+        raise ScanExistsError(
+            f"{target} exists and is no store ({error}); expected nothing there; remove it, or "
+            "choose another destination"
+        ) from error
+    if not overwrite:
+        raise ScanExistsError(
+            f"{target} is no finished store ({error}); expected nothing there; remove it, or "
+            "replace it with --overwrite"
+        ) from error
+
+
+def _difference(scan: Scan, store: ScanStore, config: IngestConfig) -> str | None:
+    """Return how a store differs from what is asked for, or None."""
+    if not is_same_scan(scan, store):
+        name = store.attrs["source"]["name"]
+        return f"of another source ({name}, here {scan.name}) or of one read in another way"
+    if store.layout != config.layout:
+        return f"in {store.layout} order (asked: {config.layout})"
+    if config.nonfinite == "refuse" and f"{MASKED}/index" in store.nodes():
+        return "with masked pixels (asked: refuse them)"
+    return None
 
 
 def is_same_scan(scan: Scan, store: ScanStore) -> bool:
@@ -166,25 +214,24 @@ def is_same_scan(scan: Scan, store: ScanStore) -> bool:
 def _build(
     scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
 ) -> None:
-    n_workers = config.n_workers or len(os.sched_getaffinity(0))
+    n_workers = config.n_workers or available_cores()
     n_block = block_frames(scan, config, n_workers)
     key = plan_key(scan, config)
     plan = Plan.load(staging, key)
     if plan is None:
-        staging.clear()
         staging.prepare()
         plan = make_plan(scan, config, staging, n_workers, progress)
     job = ShardJob(
         staging,
-        key,
+        plan,
         _row_source(scan, plan, staging),
         plan.spool_dtype is not None,
         scan.quantity,
-        scan.name,
+        frames_origin(scan),
         n_block,
     )
     for _ in range(_MAX_ROUNDS):
-        _write_shards(job, plan, config, n_workers, progress)
+        _write_shards(job, config, n_workers, progress)
         writer = StoreWriter(staging.store)
         write_arrays(writer, scan, plan, staging)
         document = writer.finish(root_attributes(writer, scan, plan, config.layout))
@@ -211,34 +258,37 @@ def _agrees(staging: Staging, shard: int, writer: StoreWriter) -> bool:
     return staging.journalled(shard) == writer.files.get(f"diffraction/c/{shard}/0/0")
 
 
-def _write_shards(
-    job: ShardJob, plan: Plan, config: IngestConfig, n_workers: int, progress: Progress
-) -> None:
-    tasks = [
-        delayed(write_one_shard, pure=False)(job, shard, dask_key_name=f"shard-{shard}")
-        for shard in range(plan.format.n_shards)
-    ]
-    progress.start("writing", plan.n_frames, "frames")
+def _write_shards(job: ShardJob, config: IngestConfig, n_workers: int, progress: Progress) -> None:
+    run = uuid.uuid4().hex
+    tasks = {
+        key: delayed(write_one_shard, pure=False)(job, shard, dask_key_name=key)
+        for shard in range(job.plan.format.n_shards)
+        for key in [f"write-shard-{run}-{shard}"]
+    }
+    progress.start("writing", job.plan.n_frames, "frames")
     if config.scheduler is not None:
-        for record in _on_cluster(tasks, config.scheduler):
+        for record in _on_cluster(list(tasks.values()), config.scheduler):
             progress.advance(record["frames"])
     else:
         _in_threads(tasks, job, n_workers, progress)
     progress.finish()
 
 
-def _in_threads(tasks: list[Any], job: ShardJob, n_workers: int, progress: Progress) -> None:
+def _in_threads(
+    tasks: Mapping[str, Any], job: ShardJob, n_workers: int, progress: Progress
+) -> None:
     def report(key: Any, record: Any, *_: Any) -> None:
-        progress.advance(record["frames"])
+        if key in tasks:  # dask tells every callback about every computation in the process
+            progress.advance(record["frames"])
 
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="ptyzarr-shard")
     try:
         with Callback(posttask=report):
-            compute(*tasks, scheduler="threads", pool=pool, num_workers=n_workers)
+            compute(*tasks.values(), scheduler="threads", pool=pool, num_workers=n_workers)
     finally:
         job.stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
-        job.stop.clear()
+    job.stop.clear()
 
 
 def _on_cluster(tasks: list[Any], address: str) -> Iterator[dict[str, int]]:

@@ -45,7 +45,13 @@ class CheckedBlock:
 
 
 def check_block(
-    frames: NDArray[Any], first: int, quantity: Quantity, *, mask: bool, want_counts: bool
+    frames: NDArray[Any],
+    first: int,
+    quantity: Quantity,
+    what: str,
+    *,
+    mask: bool,
+    want_counts: bool,
 ) -> CheckedBlock:
     """Check a block of frames and compute all that is stored about it.
 
@@ -57,6 +63,8 @@ def check_block(
         Acquisition index of the first frame, for messages.
     quantity
         What the values are.
+    what
+        File and member, for messages.
     mask
         Set pixels that are not finite to 0 instead of refusing them.
     want_counts
@@ -68,12 +76,12 @@ def check_block(
         At the first frame with a NaN, an infinite or a negative pixel; where counts are declared,
         also at a value that is no whole number below 2**24.
     """
-    masked_index, masked_value = _mask_nonfinite(frames, first, mask=mask)
-    _refuse_negative(frames, first)
+    masked_index, masked_value = _mask_nonfinite(frames, first, what, mask=mask)
+    _refuse_negative(frames, first, what)
     counts: NDArray[np.uint32] | None = None
     max_count = 0
     if quantity == "counts":
-        counts = _declared_counts(frames, first)
+        counts = _declared_counts(frames, first, what)
         max_count = int(counts.max())
         amplitude = amplitude_of(counts)
     else:
@@ -85,8 +93,8 @@ def check_block(
     if not np.isfinite(power).all():
         frame = first + int(np.argmin(np.isfinite(power)))
         raise SourceError(
-            f"frame {frame}: its pixels are too large to square in float64; expected amplitudes "
-            "below 1e150; check the scaling of the source"
+            f"{what}: frame {frame} has pixels that are too large to square in float64; expected "
+            "amplitudes below 1e150; check the scaling of the source"
         )
     return CheckedBlock(
         amplitude, counts, max_count, power, hash_frames(amplitude), masked_index, masked_value
@@ -107,45 +115,47 @@ def hash_frames(amplitude: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def _mask_nonfinite(
-    frames: NDArray[Any], first: int, *, mask: bool
+    frames: NDArray[Any], first: int, what: str, *, mask: bool
 ) -> tuple[NDArray[np.int64], NDArray[Any]]:
     flat = frames.reshape(-1)
     if frames.dtype.kind != "f" or bool(np.isfinite(flat).all()):
         return np.empty(0, np.int64), np.empty(0, frames.dtype)
     index = np.flatnonzero(~np.isfinite(flat))
     if not mask:
-        frame, y, x = np.unravel_index(index[0], frames.shape)
         raise SourceError(
-            f"frame {first + int(frame)} has the value {flat[index[0]]} at row {int(y)}, column "
-            f"{int(x)}; expected finite pixels; --nonfinite mask stores 0 there and keeps the "
-            "originals for export"
+            f"{what}: {_pixel(frames, int(index[0]), first)}; expected finite pixels; "
+            "--nonfinite mask stores 0 there and keeps the originals for export"
         )
     values = flat[index]
     flat[index] = 0
     return index.astype(np.int64), values
 
 
-def _refuse_negative(frames: NDArray[Any], first: int) -> None:
-    if frames.dtype.kind in "bu" or not bool((frames < 0).any()):
+def _refuse_negative(frames: NDArray[Any], first: int, what: str) -> None:
+    # One pass without a temporary array decides nearly always.
+    if frames.dtype.kind in "bu" or not bool(frames.min() < 0):
         return
-    frame, y, x = np.unravel_index(int(np.argmax(frames < 0)), frames.shape)
     raise SourceError(
-        f"frame {first + int(frame)} has the value {frames[frame, y, x]} at row {int(y)}, column "
-        f"{int(x)}; expected amplitudes or counts of 0 or more; subtract the background before, or "
-        "clip"
+        f"{what}: {_pixel(frames, int(np.argmax(frames < 0)), first)}; expected amplitudes or "
+        "counts of 0 or more; subtract the background before, or clip"
     )
 
 
-def _declared_counts(frames: NDArray[Any], first: int) -> NDArray[np.uint32]:
+def _pixel(frames: NDArray[Any], number: int, first: int) -> str:
+    """Return text that names a pixel by its flat number in a block, and its value."""
+    frame, y, x = np.unravel_index(number, frames.shape)
+    value = frames[frame, y, x]
+    return f"frame {first + int(frame)} has the value {value} at row {int(y)}, column {int(x)}"
+
+
+def _declared_counts(frames: NDArray[Any], first: int, what: str) -> NDArray[np.uint32]:
     within = frames <= MAX_COUNT
     counts = np.where(within, frames, 0).astype(np.uint32)
     exact = within & (counts == frames) & ~np.signbit(frames.astype(np.float64, copy=False))
     if not bool(exact.all()):
-        frame, y, x = np.unravel_index(int(np.argmin(exact)), frames.shape)
         raise SourceError(
-            f"frame {first + int(frame)} has the value {frames[frame, y, x]} at row {int(y)}, "
-            f"column {int(x)}; expected whole counts from 0 to {MAX_COUNT}; mask such pixels, or "
-            "store amplitudes (--quantity amplitude)"
+            f"{what}: {_pixel(frames, int(np.argmin(exact)), first)}; expected whole counts from 0 "
+            f"to {MAX_COUNT}; mask such pixels, or store amplitudes (--quantity amplitude)"
         )
     return counts
 

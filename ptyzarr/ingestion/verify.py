@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError, ScanNotFoundError, VerificationError
 from ptyzarr.ingestion.masks import MaskCursor
+from ptyzarr.ingestion.plan import frames_origin
 from ptyzarr.ingestion.runner import is_same_scan
 from ptyzarr.ingestion.values import check_block, hash_frames
 from ptyzarr.progress import Progress, Silent
@@ -23,8 +24,9 @@ from ptyzarr.store import (
     MASKED,
     ROOT_KEY,
     ScanStore,
+    array_bytes,
     array_digest,
-    file_digest,
+    check_digests,
     frames_digest,
     list_keys,
     open_store,
@@ -124,16 +126,8 @@ def _verify_files(root: Path, progress: Progress) -> tuple[int, tuple[str, ...]]
     progress.start("files", sum(entry["size"] for entry in files.values()), "bytes")
     problems = []
     n_bytes = (root / ROOT_KEY).stat().st_size
-    for key, entry in files.items():
-        try:
-            size, digest = file_digest(root / key)
-        except OSError as error:
-            problems.append(f"{key} cannot be read ({error.strerror})")
-            continue
-        if size != entry["size"]:
-            problems.append(f"{key} has {size} bytes, expected {entry['size']}")
-        elif digest != entry["sha256"]:
-            problems.append(f"{key} has other content than its digest")
+    for size, wrong in check_digests(root, files):
+        problems += [wrong] if wrong else []
         n_bytes += size
         progress.advance(size)
     progress.finish()
@@ -175,7 +169,7 @@ def _content_digest(store: ScanStore, node: str) -> str:
     array = store.array(node)
     state = start_array_digest(array.dtype, array.shape)
     for block in _array_blocks(array):
-        state.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
+        state.update(array_bytes(block))
     return state.hexdigest()
 
 
@@ -201,7 +195,7 @@ def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Pro
         stored = store.array(f"{EXTRA}/{node}")
         expected = start_array_digest(stored.dtype, stored.shape)
         for block in scan.extra[key].blocks(_BLOCK_BYTES):
-            expected.update(np.ascontiguousarray(block, block.dtype.newbyteorder("<")).tobytes())
+            expected.update(array_bytes(block))
         if expected.hexdigest() != store.attrs["contents"][f"{EXTRA}/{node}"]:
             raise VerificationError(f"{store.path}: member {key!r} differs from the source")
 
@@ -209,10 +203,11 @@ def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Pro
 def _compare_frames(store: ScanStore, scan: Scan, progress: Progress) -> None:
     masks = MaskCursor(store)
     mask = f"{MASKED}/index" in store.nodes()
+    what = frames_origin(scan)
     row = 0
     progress.start("source", store.n_frames, "frames")
     for frames in scan.frames.blocks(_block_frames(store)):
-        block = check_block(frames, row, scan.quantity, mask=mask, want_counts=False)
+        block = check_block(frames, row, scan.quantity, what, mask=mask, want_counts=False)
         found = store.amplitude(np.arange(row, row + len(frames)))
         for i, (one, other) in enumerate(zip(found, block.amplitude, strict=True)):
             if not _same_bits(one, other):

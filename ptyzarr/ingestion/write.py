@@ -35,8 +35,8 @@ class ShardJob:
     ----------
     staging
         The staging folder.
-    key
-        Key of the plan, which each process loads once.
+    plan
+        The plan; another process loads it once from the staging folder.
     frames
         Where frames come from.
     spooled
@@ -50,7 +50,7 @@ class ShardJob:
     """
 
     staging: Staging
-    key: str
+    plan: Plan
     frames: RowSource
     spooled: bool
     source_quantity: Quantity
@@ -58,22 +58,13 @@ class ShardJob:
     n_block: int
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
-    def __getstate__(self) -> tuple[Any, ...]:
-        return (
-            self.staging,
-            self.key,
-            self.frames,
-            self.spooled,
-            self.source_quantity,
-            self.source_name,
-            self.n_block,
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        rest = (self.frames, self.spooled, self.source_quantity, self.source_name, self.n_block)
+        return _load_job, (self.staging, self.plan.key, *rest)
 
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        names = ("staging", "key", "frames", "spooled", "source_quantity", "source_name", "n_block")
-        for name, value in zip(names, state, strict=True):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "stop", threading.Event())
+
+def _load_job(staging: Staging, key: str, *rest: Any) -> ShardJob:
+    return ShardJob(staging, _load_plan(staging, key), *rest)
 
 
 def write_one_shard(job: ShardJob, shard: int) -> dict[str, int]:
@@ -88,23 +79,23 @@ def write_one_shard(job: ShardJob, shard: int) -> dict[str, int]:
     InterruptedIngestError
         If the ingest is being stopped.
     """
-    plan = _load_plan(job.staging, job.key)
-    rows = plan.format.shard_rows(shard)
+    rows = job.plan.format.shard_rows(shard)
     if job.staging.finished(shard):
         return {"shard": shard, "frames": len(rows), "nbytes": 0}
     scratch = job.staging.scratch()
     try:
         with storage_errors(f"writing shard {shard}"):
             with scratch.open("wb") as file:
-                write_shard(file, plan.format, _stored_blocks(job, plan, rows))
+                write_shard(file, job.plan.format, _stored_blocks(job, rows))
             nbytes = job.staging.commit_shard(scratch, shard)
     finally:
         scratch.unlink(missing_ok=True)
     return {"shard": shard, "frames": len(rows), "nbytes": nbytes}
 
 
-def _stored_blocks(job: ShardJob, plan: Plan, rows: range) -> Iterator[NDArray[Any]]:
+def _stored_blocks(job: ShardJob, rows: range) -> Iterator[NDArray[Any]]:
     """Yield the frames of `rows` as they are stored, a few chunks at a time."""
+    plan = job.plan
     chunk = plan.sizes.chunk_frames
     step = max(chunk, job.n_block // chunk * chunk)
     dtype = np.dtype(plan.dtype)
@@ -112,7 +103,7 @@ def _stored_blocks(job: ShardJob, plan: Plan, rows: range) -> Iterator[NDArray[A
         if job.stop.is_set():
             raise InterruptedIngestError("ingest was stopped; run the same command to resume")
         indices = plan.order[start : min(start + step, rows.stop)]
-        stored, amplitude = _convert(job, plan, job.frames.read(indices))
+        stored, amplitude = _convert(job, job.frames.read(indices))
         wrong = hash_frames(amplitude) != plan.hashes[indices]
         if wrong.any():
             raise SourceChangedError(
@@ -122,8 +113,9 @@ def _stored_blocks(job: ShardJob, plan: Plan, rows: range) -> Iterator[NDArray[A
         yield stored.astype(dtype, copy=False)
 
 
-def _convert(job: ShardJob, plan: Plan, frames: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _convert(job: ShardJob, frames: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the frames as stored (any width) and the amplitudes that they stand for."""
+    plan = job.plan
     if job.spooled:
         return frames, amplitude_of(frames) if plan.quantity == "counts" else frames
     if plan.n_masked and frames.dtype.kind == "f":

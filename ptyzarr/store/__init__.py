@@ -1,6 +1,13 @@
 """The schema on disk; the only room that knows zarr."""
 
-from ptyzarr.store.manifest import check_sizes, file_digest, list_keys, read_root
+from ptyzarr.store.manifest import (
+    check_digests,
+    check_sizes,
+    file_digest,
+    list_keys,
+    read_root,
+    was_written_here,
+)
 from ptyzarr.store.scanstore import ScanStore, open_store, open_stores
 from ptyzarr.store.schema import (
     COUNT_DTYPES,
@@ -9,6 +16,7 @@ from ptyzarr.store.schema import (
     MAX_COUNT,
     ROOT_KEY,
     SCHEMA_VERSION,
+    array_bytes,
     array_digest,
     frames_digest,
     member_to_json,
@@ -29,7 +37,9 @@ __all__ = [
     "FrameFormat",
     "ScanStore",
     "StoreWriter",
+    "array_bytes",
     "array_digest",
+    "check_digests",
     "check_sizes",
     "file_digest",
     "frames_digest",
@@ -43,5 +53,6 @@ __all__ = [
     "start_array_digest",
     "store_digest",
     "sync_file",
+    "was_written_here",
     "write_shard",
 ]

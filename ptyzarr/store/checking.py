@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
-from ptyzarr.errors import DamagedStoreError
+from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
 from ptyzarr.store.schema import ROOT_KEY
 
 
@@ -34,6 +35,25 @@ class CheckingStore(WrapperStore[LocalStore]):
         self._folder = root
         self._files = files
 
+    def _with_store(self, store: LocalStore) -> CheckingStore:
+        # zarr derives stores from a store; each must go on checking.
+        return CheckingStore(store.root, self._files)
+
+    def with_read_only(self, read_only: bool = False) -> CheckingStore:
+        """Return this store; a published store is never written.
+
+        Raises
+        ------
+        StorageError
+            If a store that can be written is asked for.
+        """
+        if not read_only:
+            raise StorageError(
+                f"{self._folder} is a published store; expected reading only; ingest the source "
+                "again to change it"
+            )
+        return self
+
     async def get(
         self,
         key: str,
@@ -50,12 +70,58 @@ class CheckingStore(WrapperStore[LocalStore]):
             except OSError:
                 found = None
             if found != entry["size"]:
-                what = "is missing" if found is None else f"has {found} bytes"
-                raise DamagedStoreError(
-                    f"{self._folder}: file {key!r} {what}; expected {entry['size']} bytes"
-                )
-        return await super().get(key, prototype, byte_range)
+                raise self._damage(key, "is missing" if found is None else f"has {found} bytes")
+        value = await super().get(key, prototype, byte_range)
+        if value is None and entry is not None:
+            raise self._damage(key, "disappeared")
+        return value
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """Return the bytes of each key and range; each is checked as in `get`."""
+        return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
+
+    async def _get_many(
+        self, requests: Iterable[tuple[str, BufferPrototype, ByteRequest | None]]
+    ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
+        for key, prototype, byte_range in requests:
+            yield key, await self.get(key, prototype, byte_range)
 
     async def exists(self, key: str) -> bool:
         """Return whether the manifest lists `key`."""
         return key == ROOT_KEY or key in self._files
+
+    def _damage(self, key: str, what: str) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"{self._folder}: file {key!r} {what}; expected {self._files[key]['size']} bytes; the "
+            "store is damaged, ingest the source again with --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def read_errors(what: str) -> Iterator[None]:
+    """Turn what zarr and its codecs raise while reading into our errors.
+
+    Raises
+    ------
+    DamagedStoreError
+        If bytes fail their checksum or cannot be decoded.
+    StorageError
+        If the file system refuses the read.
+    """
+    try:
+        yield
+    except PtyzarrError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"{what} cannot be read: {error.strerror or error}; check the file system"
+        ) from error
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+        raise DamagedStoreError(
+            f"{what} cannot be decoded ({error}); the store is damaged, ingest the source again "
+            "with --overwrite"
+        ) from error

@@ -91,7 +91,7 @@ def read_root(path: Path) -> dict[str, Any]:
         attributes = document["attributes"][ATTRIBUTE]
         digest = str(attributes["manifest"]["root_sha256"])
     except (ValueError, KeyError, TypeError) as error:
-        if _marker_start() in raw:
+        if _has_traces(raw):
             raise _damaged_root(path) from error
         raise SchemaError(
             f"{path} is not a ptyzarr store (no attribute {ATTRIBUTE!r} with a manifest); expected "
@@ -100,7 +100,35 @@ def read_root(path: Path) -> dict[str, Any]:
     blank = raw.replace(_marker(digest), _marker(_ZEROS), 1)
     if hashlib.sha256(blank).hexdigest() != digest:
         raise _damaged_root(path)
+    _check_entries(path, attributes["manifest"])
     return document
+
+
+def was_written_here(root: Path) -> bool:
+    """Return whether a folder holds a store of ours, in whatever state it is by now."""
+    try:
+        raw = (root / ROOT_KEY).read_bytes()
+    except OSError:
+        raw = b""
+    return _has_traces(raw) or (root / "frame_hash" / ROOT_KEY).is_file()
+
+
+def check_digests(
+    root: Path, files: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[int, str | None]]:
+    """Yield for each listed file the bytes read and what is wrong with it, None if nothing is."""
+    for key, entry in files.items():
+        try:
+            size, digest = file_digest(root / key)
+        except OSError as error:
+            yield 0, f"{key} cannot be read ({error.strerror})"
+            continue
+        if size != entry["size"]:
+            yield size, f"{key} has {size} bytes, expected {entry['size']}"
+        elif digest != entry["sha256"]:
+            yield size, f"{key} has other content than its digest"
+        else:
+            yield size, None
 
 
 def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -118,6 +146,27 @@ def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{root}: file {key!r} has {found} bytes; expected {entry['size']}; the store is "
                 "damaged, ingest the source again with --overwrite"
             )
+
+
+def _check_entries(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that no ingest wrote, before its keys are used as paths."""
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("size"), int)
+        and isinstance(entry.get("sha256"), str)
+        and not {"", ".", ".."} & set(key.split("/"))
+        for key, entry in files.items()
+    ):
+        raise SchemaError(
+            f"{path} has a manifest that is not understood; expected keys inside the store with "
+            "size and sha256; ingest the source again"
+        )
+
+
+def _has_traces(raw: bytes) -> bool:
+    """Return whether a root document was ours before a flip, which spares one of two places."""
+    return _marker_start() in raw or f'"{ATTRIBUTE}": '.encode() in raw
 
 
 def _marker_start() -> bytes:

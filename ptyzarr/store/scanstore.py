@@ -14,9 +14,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from ptyzarr.errors import ScanNotFoundError, SchemaError, ShapeError
+from ptyzarr.errors import DtypeError, ScanNotFoundError, SchemaError, ShapeError
 from ptyzarr.scan import ChunkReader, Member, Quantity
-from ptyzarr.store.checking import CheckingStore
+from ptyzarr.store.checking import CheckingStore, read_errors
 from ptyzarr.store.manifest import check_sizes, read_root
 from ptyzarr.store.native import native_functions
 from ptyzarr.store.schema import (
@@ -57,7 +57,8 @@ class ScanStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        root = Path(self.path)
+        # Files are opened later; a change of the working directory must not matter then.
+        self._root = root = Path(os.path.abspath(self.path))
         document = _load_root(root)
         self._attributes: dict[str, Any] = document["attributes"][ATTRIBUTE]
         self._files: dict[str, dict[str, Any]] = self._attributes["manifest"]["files"]
@@ -66,7 +67,7 @@ class ScanStore:
         self._metadata: dict[str, Any] = document["consolidated_metadata"]["metadata"]
 
     def __reduce__(self) -> tuple[type[ScanStore], tuple[str]]:
-        return ScanStore, (self.path,)
+        return ScanStore, (str(self._root),)
 
     def __repr__(self) -> str:
         size = self.frame_size
@@ -122,7 +123,8 @@ class ScanStore:
         array = self._array("diffraction")
         n_frames, size = array.shape[:2]
         shards = array.shards or array.chunks
-        return FrameFormat(n_frames, size, array.dtype, array.chunks[0], shards[0])
+        dtype = array.dtype.newbyteorder("=")
+        return FrameFormat(n_frames, size, dtype, array.chunks[0], shards[0])
 
     @property
     def n_frames(self) -> int:
@@ -145,9 +147,11 @@ class ScanStore:
         native = native_functions()
         if native is not None and _is_our_layout(self._metadata["diffraction"]):
             sizes = {key: entry["size"] for key, entry in self._files.items()}
-            return ShardReader(Path(self.path), self.format, sizes, native)
+            return ShardReader(self._root, self.format, sizes, native)
         array = self._array("diffraction")
-        return FallbackReader(self.format, lambda start, stop: np.asarray(array[start:stop]))
+        return FallbackReader(
+            self.format, lambda start, stop: np.asarray(array[start:stop]), f"{self.path}: frames"
+        )
 
     @functools.cached_property
     def frame_index(self) -> NDArray[np.int64]:
@@ -246,6 +250,8 @@ class ScanStore:
 
         Raises
         ------
+        DtypeError
+            If the indices are no integers (a mask, say).
         ShapeError
             If an index is outside the scan.
         DamagedStoreError
@@ -263,7 +269,13 @@ class ScanStore:
         return self._gather(indices, self.format.dtype)
 
     def _gather(self, indices: NDArray[np.int64], dtype: np.dtype[Any]) -> NDArray[Any]:
-        indices = np.asarray(indices, np.int64).reshape(-1)
+        indices = np.asarray(indices).reshape(-1)
+        if indices.size and indices.dtype.kind not in "iu":
+            raise DtypeError(
+                f"frame indices have dtype {indices.dtype}; expected integers; turn a mask into "
+                "indices with numpy.flatnonzero"
+            )
+        indices = indices.astype(np.int64, copy=False)
         if len(indices) and (indices.min() < 0 or indices.max() >= self.n_frames):
             bad = indices[(indices < 0) | (indices >= self.n_frames)][0]
             raise ShapeError(f"frame {bad} is not in the scan; expected 0 to {self.n_frames - 1}")
@@ -306,7 +318,8 @@ class ScanStore:
         return array
 
     def _read(self, node: str) -> NDArray[Any]:
-        values = np.asarray(self._array(node)[...])
+        with read_errors(f"{self.path}: array {node!r}"):
+            values = np.asarray(self._array(node)[...])
         values.flags.writeable = False
         return values
 
@@ -386,6 +399,12 @@ def _is_our_layout(metadata: Mapping[str, Any]) -> bool:
     if len(codecs) != 1 or codecs[0]["name"] != "sharding_indexed":
         return False
     shard = codecs[0]["configuration"]
+    frame = list(metadata["shape"][1:])
+    grid = metadata["chunk_grid"]
+    if grid["name"] != "regular" or list(grid["configuration"]["chunk_shape"][1:]) != frame:
+        return False
+    if list(shard["chunk_shape"][1:]) != frame:
+        return False
     inner = [codec["name"] for codec in shard["codecs"]]
     index = [codec["name"] for codec in shard["index_codecs"]]
     keys = metadata["chunk_key_encoding"]

@@ -32,6 +32,8 @@ def array_dims(node: str, ndim: int) -> tuple[str, ...]:
         If a field of the schema has another number of axes.
     """
     field = FIELDS.get(node)
+    if field is None and node.startswith(f"{MASKED}/"):
+        return ("masked_pixel",)
     if field is None:
         return tuple(f"{node.rsplit('/', maxsplit=1)[-1]}_{axis}" for axis in range(ndim))
     dims = field.dims
@@ -79,8 +81,14 @@ def little_endian(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def array_digest(array: NDArray[Any]) -> str:
     """Return the sha256 of an array's dtype, shape and little-endian C-order values."""
     state = start_array_digest(array.dtype, array.shape)
-    state.update(np.ascontiguousarray(array, little_endian(array.dtype)).tobytes())
+    state.update(array_bytes(array))
     return state.hexdigest()
+
+
+def array_bytes(array: NDArray[Any]) -> memoryview:
+    """Return an array's little-endian C-order bytes, without a copy where they are in memory."""
+    little = np.ascontiguousarray(array, little_endian(array.dtype))
+    return little.reshape(-1).view(np.uint8).data
 
 
 def start_array_digest(dtype: np.dtype[Any], shape: tuple[int, ...]) -> hashlib._Hash:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ import numpy as np
 from numcodecs import Blosc
 from numpy.typing import NDArray
 
-from ptyzarr.errors import DamagedStoreError
+from ptyzarr.errors import DamagedStoreError, StorageError
+from ptyzarr.store.checking import read_errors
 from ptyzarr.store.native import (
     BAD_CHECKSUM,
     OK,
@@ -219,9 +221,10 @@ class ShardReader(ChunkGeometry):
         try:
             offsets = shard.index[inner, 0]
             lengths = shard.index[inner, 1]
-            if (offsets < 0).any():
+            absent = (offsets < 0) | (lengths < 0)
+            if absent.any():
                 raise DamagedStoreError(
-                    f"{shard.path}: chunk {int(inner[np.argmax(offsets < 0)])} is not in the "
+                    f"{shard.path}: chunk {int(inner[np.argmax(absent)])} is not in the "
                     "shard's index; expected every chunk; run 'ptyzarr verify' and ingest again"
                 )
             n_read = 0
@@ -264,7 +267,13 @@ class ShardReader(ChunkGeometry):
                 shard.acquire()
                 return shard
         key = shard_key(number)
-        shard = _Shard.open(self._root / key, self._sizes[key], self._layout.shard_chunks)
+        size = self._sizes.get(key)
+        if size is None:
+            raise DamagedStoreError(
+                f"{self._root}: the manifest lists no file {key!r}; expected every shard; the "
+                "store is damaged, ingest the source again with --overwrite"
+            )
+        shard = _Shard.open(self._root / key, size, self._layout.shard_chunks)
         evicted = None
         with self._lock:
             known = self._open.get(number)
@@ -289,18 +298,23 @@ class _Shard:
         self.index = index
         self._holders = 1
         self._lock = threading.Lock()
+        # A reader that is dropped without being closed must not leak descriptors.
+        self._close = weakref.finalize(self, os.close, fd)
 
     @classmethod
     def open(cls, path: Path, size: int, n_chunks: int) -> _Shard:
         try:
-            fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
             raise DamagedStoreError(
                 f"{path} is missing; expected a shard of {size} bytes; the store is damaged, "
                 "ingest the source again with --overwrite"
             ) from error
         except OSError as error:
-            raise DamagedStoreError(f"{path} cannot be opened: {error.strerror}") from error
+            raise StorageError(
+                f"{path} cannot be opened: {error.strerror}; check permissions and the limit of "
+                "open files"
+            ) from error
         try:
             found = os.fstat(fd).st_size
             if found != size:
@@ -322,7 +336,7 @@ class _Shard:
             self._holders -= 1
             last = self._holders == 0
         if last:
-            os.close(self.fd)
+            self._close()
 
 
 def read_index(fd: int, path: Path, size: int, n_chunks: int) -> NDArray[np.int64]:
@@ -334,7 +348,7 @@ def read_index(fd: int, path: Path, size: int, n_chunks: int) -> NDArray[np.int6
         If the index fails its checksum or points outside the file.
     """
     nbytes = 16 * n_chunks + _CHECKSUM
-    raw = os.pread(fd, nbytes, max(size - nbytes, 0))
+    raw = _read_at(fd, nbytes, max(size - nbytes, 0))
     body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
     if len(raw) != nbytes or google_crc32c.value(body).to_bytes(4, "little") != checksum:
         raise DamagedStoreError(
@@ -342,9 +356,19 @@ def read_index(fd: int, path: Path, size: int, n_chunks: int) -> NDArray[np.int6
             "source again with --overwrite"
         )
     index = np.frombuffer(body, dtype="<u8").reshape(n_chunks, 2).astype(np.int64)
-    if (index[:, 0] + index[:, 1] > size - nbytes).any():
+    # Each is compared before their sum, which could overflow.
+    limit = size - nbytes
+    if (index > limit).any() or (index.sum(axis=1) > limit).any():
         raise DamagedStoreError(f"{path}: the shard's index points outside the file")
     return index
+
+
+def _read_at(fd: int, nbytes: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, nbytes, offset)
+    # The descriptor is not shared yet, so its one file position is ours.
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, nbytes)
 
 
 def _runs(offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
@@ -381,11 +405,16 @@ class FallbackReader(ChunkGeometry):
         How frames lie in chunks (shards are not looked at).
     read_rows
         ``(start, stop) -> (stop - start, N, N)`` of the stored dtype.
+    name
+        What is read, for messages.
     """
 
-    def __init__(self, layout: FrameFormat, read_rows: Callable[[int, int], NDArray[Any]]) -> None:
+    def __init__(
+        self, layout: FrameFormat, read_rows: Callable[[int, int], NDArray[Any]], name: str
+    ) -> None:
         super().__init__(layout)
         self._read_rows = read_rows
+        self._name = name
 
     def read_chunks(
         self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
@@ -394,9 +423,11 @@ class FallbackReader(ChunkGeometry):
         n_read = 0
         for chunk, slot in zip(chunks.tolist(), slots.tolist(), strict=True):
             start = chunk * self.chunk_frames
-            rows = self._read_rows(start, min(start + self.chunk_frames, self.n_frames))
+            with read_errors(f"{self._name}: chunk {chunk}"):
+                rows = self._read_rows(start, min(start + self.chunk_frames, self.n_frames))
             raw = np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8)
             out[slot, : raw.size] = raw
+            out[slot, raw.size : self.chunk_nbytes] = 0
             n_read += raw.size
         return n_read
 

@@ -14,11 +14,13 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
+from ptyzarr.errors import StorageError
 from ptyzarr.store.manifest import compose_root, file_digest, list_keys
 from ptyzarr.store.schema import (
     EXTRA,
     MASKED,
     ROOT_KEY,
+    array_bytes,
     array_digest,
     array_dims,
     little_endian,
@@ -114,17 +116,28 @@ class StoreWriter:
         *,
         attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write an array of any size from blocks along axis 0, in bounded memory."""
+        """Write an array of any size from blocks along axis 0, in bounded memory.
+
+        Raises
+        ------
+        StorageError
+            If the blocks have fewer or more rows than `shape`.
+        """
         array = self._create(node, shape, dtype, attributes=attributes)
         state = start_array_digest(dtype, shape)
         row = 0
         for block in blocks:
-            state.update(np.ascontiguousarray(block, little_endian(dtype)).tobytes())
+            state.update(array_bytes(np.asarray(block, dtype)))
             if not shape:
                 array[...] = block
             else:
                 array[row : row + len(block)] = block
                 row += len(block)
+        if shape and 0 not in shape and row != shape[0]:
+            raise StorageError(
+                f"array {node!r} got {row} rows; expected {shape[0]}; a temporary file is cut off, "
+                "remove the staging folder and ingest again"
+            )
         self._contents[node] = state.hexdigest()
 
     def finish(self, attributes: Mapping[str, Any]) -> bytes:
@@ -187,7 +200,8 @@ def _clear_all_but_shards(root: Path) -> None:
 
 def sync_file(path: Path) -> None:
     """Force a file's bytes to the disk."""
-    fd = os.open(path, os.O_RDONLY)
+    # Some platforms flush only what is open for writing.
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
     try:
         os.fsync(fd)
     finally:

@@ -1,0 +1,399 @@
+"""The commands: arguments in, one library call, a few lines or one JSON object out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import numpy as np
+
+from ptyzarr._version import __version__
+from ptyzarr.cli.options import config_from, config_options
+from ptyzarr.cli.progress import terminal_progress
+from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
+from ptyzarr.demo import format_table, run_demo
+from ptyzarr.errors import PtyzarrError, ScanExistsError
+from ptyzarr.grouping import cached_group_table, group_coords, normalization_factor
+from ptyzarr.ingestion import export, ingest, verify
+from ptyzarr.progress import Progress
+from ptyzarr.store import ScanStore, open_store
+from ptyzarr.streaming import GroupLoader
+from ptyzarr.view import draw_scan
+
+#: Exit status by error code; every other `PtyzarrError` is bad input.
+EXIT_CODES = {"config": 2, "budget": 2, "verification": 4, "interrupted": 75}
+BAD_INPUT = 3
+INTERRUPTED = 75
+
+_json_flag = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object to stdout."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ptyzarr")
+def cli() -> None:
+    r"""Feed large ptychography scans to GPUs from compressed zarr stores.
+
+    \b
+    A first look:       ptyzarr demo
+    Your own scan:      ptyzarr ingest scan.npz scan.zarr
+                        ptyzarr info scan.zarr
+                        ptyzarr view scan.zarr -o scan.png
+                        ptyzarr stream scan.zarr --gridsize 2 --n-neighbors 6
+
+    Exit codes: 0 ok, 2 usage, 3 bad input, 4 verification failed, 75 interrupted (run the same
+    command again to resume).
+    """
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit; every error is one line on stderr."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        cli.main(arguments, prog_name="ptyzarr", standalone_mode=False)
+    except PtyzarrError as error:
+        _fail(str(error), EXIT_CODES.get(error.code, BAD_INPUT))
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "ptyzarr"
+        _fail(f"{error.format_message()} See '{command} --help'.", 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone; nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(0)
+
+
+@cli.command("ingest")
+@click.argument("paths", nargs=-1, required=True, metavar="SOURCE... DEST")
+@config_options(IngestConfig)
+@_json_flag
+def ingest_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    r"""Make a zarr store of a scan.
+
+    \b
+    ptyzarr ingest scan.npz scan.zarr      one scan
+    ptyzarr ingest a.npz b.npz stores/     many scans: stores/a.zarr, stores/b.zarr
+
+    Every frame is checked before anything is written. The store appears at DEST when it is
+    whole; after an interrupt, run the same command to resume. A DEST that holds this source
+    already is left alone.
+    """
+    config = config_from(IngestConfig, options)
+    summaries = []
+    for source, destination in _destinations(paths):
+        store = ingest(source, destination, config, progress=terminal_progress())
+        summaries.append(summary(store))
+        if not as_json:
+            ratio = store.attrs["source"]["size"] / summaries[-1]["bytes_stored"]
+            click.echo(
+                f"{destination}: {store.n_frames} frames of {store.frame_size}x{store.frame_size}, "
+                f"{store.quantity}, {format_size(summaries[-1]['bytes_stored'])} "
+                f"({ratio:.1f} times smaller than the source file)"
+            )
+    if as_json:
+        one = len(summaries) == 1 and not _is_folder(paths[-1])
+        click.echo(json.dumps(summaries[0] if one else {"stores": summaries}))
+
+
+@cli.command("info")
+@click.argument("store")
+@_json_flag
+def info_command(store: str, as_json: bool) -> None:
+    """Say what a store holds."""
+    opened = open_store(store)
+    facts = summary(opened)
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    size = opened.frame_size
+    source = facts["source"]
+    positions = opened.positions
+    low, high = positions.min(axis=0), positions.max(axis=0)
+    lines = {
+        "scan": facts["name"],
+        "frames": f"{opened.n_frames} of {size}x{size}, {opened.quantity} as {opened.format.dtype}",
+        "positions": f"x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g} object pixels",
+        "probe": "x".join(map(str, opened.probe_guess.shape)),
+        "object": "none"
+        if opened.object_guess is None
+        else "x".join(map(str, opened.object_guess.shape)),
+        "other members": ", ".join(opened.extra) or "none",
+        "layout": f"{opened.layout} order; {opened.format.chunk_frames} frames a chunk, "
+        f"{opened.format.shard_frames} a shard, {opened.tile_frames} a tile",
+        "stored": f"{format_size(facts['bytes_stored'])} "
+        f"({facts['bytes_logical'] / facts['bytes_stored']:.1f} times smaller than "
+        f"{opened.amplitude_dtype} frames)",
+        "source": f"{source['name']}, {format_size(source['size'])}",
+        "digest": facts["digest"],
+        "frames digest": facts["frames_digest"],
+    }
+    for key, value in opened.attrs["physics"].items():
+        lines[key] = f"{value:g}"
+    for key, value in lines.items():
+        click.echo(f"{key + ':':<15} {value}")
+
+
+@cli.command("verify")
+@click.argument("store")
+@click.option("--source", type=click.Path(), help="Also compare every value with this source.")
+@_json_flag
+def verify_command(store: str, source: str | None, as_json: bool) -> None:
+    """Check every byte and every value of a store."""
+    report = verify(store, source, progress=terminal_progress())
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report)))
+        return
+    compared = f"; every value equals {source}" if source else ""
+    click.echo(
+        f"{store}: {report.n_files} files, {format_size(report.n_bytes)}, {report.n_frames} frames "
+        f"verified{compared}"
+    )
+    if report.unlisted:
+        click.echo(f"not part of the store: {', '.join(report.unlisted[:5])}", err=True)
+
+
+@cli.command("export")
+@click.argument("store")
+@click.argument("out", type=click.Path())
+@_json_flag
+def export_command(store: str, out: str, as_json: bool) -> None:
+    """Write the source of a store again, bit for bit, as an uncompressed NPZ."""
+    path = export(store, out, progress=terminal_progress())
+    size = path.stat().st_size
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "size": size}))
+    else:
+        click.echo(f"{path}: {format_size(size)}, equal to the source bit for bit")
+
+
+@cli.command("group")
+@click.argument("store")
+@config_options(GroupingConfig, defaults={"gridsize": 2, "n_neighbors": 6})
+@click.option("-o", "--out", type=click.Path(), help="Write the group table to this NPZ.")
+@_json_flag
+def group_command(store: str, out: str | None, as_json: bool, **options: Any) -> None:
+    """Draw the canonical groups of a scan.
+
+    The table holds nn_indices, coords_nn, coords_offsets, coords_relative and norm_factor, as the
+    reference gives them for the same seed; no frame is read.
+    """
+    config = config_from(GroupingConfig, options)
+    opened = open_store(store)
+    table = grouped_table(opened, config)
+    if out is not None:
+        _write_npz(Path(out), table)
+    facts = {
+        "store": store,
+        "n_groups": len(table["nn_indices"]),
+        "group_size": config.group_size,
+        "norm_factor": float(table["norm_factor"]),
+        "nn_indices_dtype": str(table["nn_indices"].dtype),
+        "frames_used": len(np.unique(table["nn_indices"])),
+        "out": out,
+    }
+    if as_json:
+        click.echo(json.dumps(facts))
+    else:
+        where = f"; written to {out}" if out else ""
+        click.echo(
+            f"{facts['n_groups']} groups of {config.group_size} from {opened.n_frames} frames, "
+            f"{facts['frames_used']} of them used, normalisation {facts['norm_factor']:.6g}{where}"
+        )
+
+
+@cli.command("stream")
+@click.argument("stores", nargs=-1, required=True, metavar="STORE...")
+@config_options(GroupingConfig, hide=("seed",), defaults={"gridsize": 2, "n_neighbors": 6})
+@config_options(LoaderConfig, help={"seed": "seed of the groups and of the epoch order"})
+@click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
+@_json_flag
+def stream_command(stores: tuple[str, ...], epochs: int, as_json: bool, **options: Any) -> None:
+    """Run the loader over one or several stores and report what it moved.
+
+    The consumer does nothing with the batches, so this is the most that a training loop can get
+    from these stores within this budget.
+    """
+    grouping = config_from(GroupingConfig, options)
+    config = config_from(LoaderConfig, options)
+    opened = [open_store(path) for path in stores]
+    facts = run_epochs(opened, grouping, config, epochs, terminal_progress())
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(
+        f"{facts['groups']} groups in {facts['seconds']:.2f} s: {facts['groups_per_s']:,.0f} "
+        f"groups/s, {facts['gb_per_s']:.2f} GB/s delivered\n"
+        f"{format_size(facts['bytes_read'])} read, {facts['decoded_per_delivered']:.2f} frames "
+        f"decoded for each one delivered, {facts['stall_s']:.2f} s waited, peak memory "
+        f"{format_size(facts['peak_memory_bytes'])}"
+    )
+
+
+@cli.command("view")
+@click.argument("store")
+@click.option("-o", "--out", type=click.Path(), required=True, help="Picture to write (.png, ...).")
+@config_options(GroupingConfig, defaults={"gridsize": 2, "n_neighbors": 6})
+@click.option("--n-groups", type=click.IntRange(0), default=4, show_default=True)
+@_json_flag
+def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: Any) -> None:
+    """Draw a scan: positions, mean pattern, a few groups with their frames."""
+    config = config_from(GroupingConfig, options)
+    path = draw_scan(open_store(store), out, grouping=config, n_groups=n_groups)
+    click.echo(json.dumps({"path": str(path)}) if as_json else f"{path} written")
+
+
+@cli.command("demo")
+@click.argument("out", type=click.Path(), default="ptyzarr-demo")
+@_json_flag
+def demo_command(out: str, as_json: bool) -> None:
+    """Run the whole path on a small measured scan: ingest, verify, group, stream, draw.
+
+    Everything is written to the folder OUT.
+    """
+    report = run_demo(out, progress=terminal_progress())
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(report), default=str))
+    else:
+        click.echo(format_table(report))
+
+
+def run_epochs(
+    stores: list[ScanStore],
+    grouping: GroupingConfig,
+    config: LoaderConfig,
+    epochs: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Iterate over epochs, drop every batch, and return what ``stream --json`` prints."""
+    with GroupLoader(stores, grouping, config) as loader:
+        n_groups = nbytes = bytes_read = 0
+        stall_s = frames_decoded = 0.0
+        began = time.perf_counter()
+        for epoch in range(epochs):
+            progress.start(f"epoch {epoch}", len(loader), "batches")
+            for batch in loader:
+                n_groups += len(batch.nn_indices)
+                nbytes += batch.X.nbytes
+                progress.advance(1)
+            progress.finish()
+            stats = loader.stats
+            bytes_read += stats.bytes_read
+            stall_s += stats.stall_s
+            frames_decoded += stats.decoded_per_delivered * stats.groups
+        seconds = time.perf_counter() - began
+        return {
+            "groups": n_groups,
+            "epochs": epochs,
+            "seconds": seconds,
+            "groups_per_s": n_groups / seconds,
+            "gb_per_s": nbytes / seconds / 1e9,
+            "bytes_read": bytes_read,
+            "decoded_per_delivered": frames_decoded / n_groups,
+            "stall_s": stall_s,
+            "peak_memory_bytes": peak_memory(),
+            "projected_memory_bytes": loader.projected_memory,
+        }
+
+
+def peak_memory() -> int:
+    """Return the largest resident size that this process has had, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def grouped_table(store: ScanStore, config: GroupingConfig) -> dict[str, Any]:
+    """Return indices, coordinates and factor of the canonical groups; reads no frame."""
+    nn_indices = cached_group_table(store, config).nn_indices
+    nn, offsets, relative = group_coords(store.positions, nn_indices)
+    return {
+        "nn_indices": nn_indices,
+        "coords_nn": nn,
+        "coords_offsets": offsets,
+        "coords_relative": relative,
+        "norm_factor": normalization_factor(store.frame_power, nn_indices, store.frame_size),
+    }
+
+
+def summary(store: ScanStore) -> dict[str, Any]:
+    """Return the facts that ``info --json`` prints."""
+    root_size = (Path(store.path) / "zarr.json").stat().st_size
+    frame_bytes = store.frame_size**2 * store.amplitude_dtype.itemsize
+    source = store.attrs["source"]
+    return {
+        "name": Path(store.path).name.removesuffix(".zarr"),
+        "path": store.path,
+        "n_frames": store.n_frames,
+        "frame_size": store.frame_size,
+        "quantity": store.quantity,
+        "dtype": str(store.format.dtype),
+        "layout": store.layout,
+        "chunk_frames": store.format.chunk_frames,
+        "shard_frames": store.format.shard_frames,
+        "tile_frames": store.tile_frames,
+        "digest": store.digest,
+        "frames_digest": store.frames_digest,
+        "bytes_stored": root_size + sum(entry["size"] for entry in store.files.values()),
+        "bytes_logical": store.n_frames * frame_bytes,
+        "schema_version": store.attrs["schema_version"],
+        "physics": store.attrs["physics"],
+        "extra": list(store.extra),
+        "source": {key: source[key] for key in ("name", "format", "size", "frames_key")},
+    }
+
+
+def _destinations(paths: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return (source, destination) pairs of ``SOURCE DEST`` or ``SOURCE... DIR/``."""
+    if len(paths) < 2:
+        raise click.UsageError("Expected SOURCE DEST, or SOURCE... DIR/.")
+    *sources, last = paths
+    if not _is_folder(last):
+        if len(sources) > 1:
+            raise click.UsageError(
+                f"{len(sources)} sources need a folder: end {last!r} with a slash."
+            )
+        return [(sources[0], last)]
+    pairs = [(source, os.path.join(last, f"{Path(source).stem}.zarr")) for source in sources]
+    names = [destination for _, destination in pairs]
+    for source, destination in pairs:
+        if names.count(destination) > 1:
+            raise ScanExistsError(
+                f"{source} and another source would both become {destination}; expected "
+                "different file names; rename one"
+            )
+    return pairs
+
+
+def _is_folder(path: str) -> bool:
+    return path.endswith(("/", os.sep))
+
+
+def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
+    if path.exists():
+        raise ScanExistsError(f"{path} exists; remove it or choose another name")
+    scratch = path.with_name(f".{path.name}.partial")
+    try:
+        with scratch.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise ScanExistsError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo("ptyzarr: " + " ".join(message.split()), err=True)
+    sys.exit(code)

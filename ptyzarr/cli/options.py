@@ -1,0 +1,88 @@
+"""Command-line flags made from the fields of the option dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C")
+
+
+def config_options(
+    config: type[Any],
+    *,
+    hide: tuple[str, ...] = (),
+    defaults: dict[str, Any] | None = None,
+    help: dict[str, str] | None = None,
+) -> Callable[[F], F]:
+    """Return a decorator that adds one flag for each field of a config dataclass.
+
+    Parameters
+    ----------
+    config
+        The dataclass; a flag takes the field's name, type, default and help.
+    hide
+        Fields without a flag.
+    defaults, help
+        Other defaults and help texts than the field's own.
+    """
+    hints = typing.get_type_hints(config)
+    fields = [field for field in dataclasses.fields(config) if field.name not in hide]
+
+    def decorate(command: F) -> F:
+        for field in reversed(fields):
+            default = (defaults or {}).get(field.name, field.default)
+            text = (help or {}).get(field.name, field.metadata["help"])
+            command = _option(field.name, hints[field.name], default, text)(command)
+        return command
+
+    return decorate
+
+
+def config_from(config: type[C], values: dict[str, Any]) -> C:
+    """Return the config made of the flags among `values`; raises `ConfigError`."""
+    names = {field.name for field in dataclasses.fields(config)}  # type: ignore[arg-type]
+    return config(**{name: value for name, value in values.items() if name in names})
+
+
+def _option(name: str, hint: Any, default: Any, text: str) -> Callable[[F], F]:
+    flag = "--" + name.replace("_", "-")
+    if hint is bool:
+        return click.option(flag, is_flag=True, default=default, help=text)
+    return click.option(
+        flag, type=_param_type(hint), default=default, show_default=default is not None, help=text
+    )
+
+
+def _param_type(hint: Any) -> Any:
+    options = [option for option in _members(hint) if option is not type(None)]
+    if all(not isinstance(option, type) for option in options):
+        return _Choice(options)
+    return int if options == [int] else str
+
+
+def _members(hint: Any) -> list[Any]:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return list(typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return [member for part in typing.get_args(hint) for member in _members(part)]
+    return [hint]
+
+
+class _Choice(click.Choice):  # type: ignore[type-arg]
+    """Choices of which one may be False, written ``false`` on the command line."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self._values = {str(value).lower(): value for value in values}
+        super().__init__(list(self._values), case_sensitive=False)
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Return the Python value of a choice."""
+        return self._values[super().convert(str(value).lower(), param, ctx)]

@@ -1,0 +1,21 @@
+"""Canonical groups of neighbouring frames and the arrays they make."""
+
+from ptyzarr.grouping.cache import cached_group_table
+from ptyzarr.grouping.coords import group_coords, normalization_factor
+from ptyzarr.grouping.neighbors import neighbors
+from ptyzarr.grouping.patches import object_patches
+from ptyzarr.grouping.rawdata import GroupedData, RawDataTorch
+from ptyzarr.grouping.select import GroupTable, group_table, select_groups
+
+__all__ = [
+    "GroupTable",
+    "GroupedData",
+    "RawDataTorch",
+    "cached_group_table",
+    "group_coords",
+    "group_table",
+    "neighbors",
+    "normalization_factor",
+    "object_patches",
+    "select_groups",
+]

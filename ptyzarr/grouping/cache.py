@@ -1,0 +1,180 @@
+"""Group tables kept on disk, beside the store or in the user's cache.
+
+A cached table is a convenience: a file that is damaged, truncated or about something else is
+drawn again, and a disk that refuses to take one is no error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import logging
+import operator
+import os
+import secrets
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import xxhash
+
+from ptyzarr.config import GroupingConfig
+from ptyzarr.grouping.select import GroupTable, group_table
+from ptyzarr.scan import ScanLike
+
+logger = logging.getLogger(__name__)
+
+_MAGIC = b"ptyzarr groups\n"
+_CHECKSUM_NBYTES = 16
+# Raised whenever the same scan and options would give other groups or the file another form.
+_TABLE_VERSION = 1
+
+
+@runtime_checkable
+class StoredScan(ScanLike, Protocol):
+    """A scan in a store: what identifies its content, and where it lies."""
+
+    @property
+    def digest(self) -> str:
+        """What identifies all content, independent of chunks and order on disk."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Folder or URL of the store."""
+        ...
+
+
+def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
+    """Return the canonical groups of `store`, from the cache where they were drawn before.
+
+    Files lie in ``.ptyzarr-cache`` beside the store, or in the user's cache (``XDG_CACHE_HOME``,
+    ``~/.cache``) where that folder cannot be written or the store is remote. ``seed=None`` means
+    new groups at every call and is never cached.
+
+    Raises
+    ------
+    GroupingError, DtypeError, ShapeError
+        As `select_groups`; never for the cache's sake.
+    """
+    key = _table_key(store, config)
+    if key is None:
+        return group_table(store, config)
+    name = xxhash.xxh3_128_hexdigest(key) + ".groups"
+    folders = _cache_folders(store.path)
+    for folder in folders:
+        table = _read_table(folder / name, key, store.n_frames)
+        if table is not None:
+            return table
+    table = group_table(store, config)
+    content = _encode_table(table, key)
+    for folder in folders:
+        try:
+            _write_atomically(folder / name, content)
+        except OSError as error:
+            logger.info("groups are not cached in %s: %s", folder, error)
+        else:
+            break
+    return table
+
+
+def _table_key(store: StoredScan, config: GroupingConfig) -> bytes | None:
+    """Return what decides the groups, or None where nothing can (no usable seed)."""
+    options = dataclasses.asdict(config)
+    try:
+        for name in ("gridsize", "n_neighbors", "seed"):
+            options[name] = operator.index(options[name])
+        for name in ("n_samples", "neighbor_pool_size"):
+            options[name] = None if options[name] is None else operator.index(options[name])
+    except TypeError:
+        return None
+    for name in ("sequential_sampling", "enable_oversampling"):
+        options[name] = bool(options[name])
+    key = {"version": _TABLE_VERSION, "digest": store.digest, **options}
+    return json.dumps(key, sort_keys=True).encode()
+
+
+def _cache_folders(path: str) -> list[Path]:
+    """Return the folders in which a table of the store at `path` may lie, best first."""
+    folders = []
+    if "://" not in path:
+        folders.append(Path(path).absolute().parent / ".ptyzarr-cache")
+    user = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(user):
+        folders.append(Path(user) / "ptyzarr")
+    else:
+        # No home folder, no cache.
+        with contextlib.suppress(RuntimeError):
+            folders.append(Path.home() / ".cache" / "ptyzarr")
+    return folders
+
+
+def _encode_table(table: GroupTable, key: bytes) -> bytes:
+    """Return the file: magic, checksum of all that follows, key line, two npy arrays."""
+    body = io.BytesIO()
+    body.write(key + b"\n")
+    for array in (table.nn_indices, table.seeds):
+        np.lib.format.write_array(body, array, allow_pickle=False)
+    content = body.getvalue()
+    return _MAGIC + xxhash.xxh3_128_digest(content) + content
+
+
+def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:
+    """Return the table in the file, or None where there is none that can be trusted."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    table = _decode_table(content, key)
+    if table is None or not _is_within(table, n_frames):
+        logger.info("cached groups in %s are damaged or of another scan; drawn again", path)
+        return None
+    return table
+
+
+def _decode_table(content: bytes, key: bytes) -> GroupTable | None:
+    """Return the table in `content`, or None unless it is whole and about `key`."""
+    start = len(_MAGIC) + _CHECKSUM_NBYTES
+    checksum, body = content[len(_MAGIC) : start], content[start:]
+    if not content.startswith(_MAGIC) or xxhash.xxh3_128_digest(body) != checksum:
+        return None
+    if not body.startswith(key + b"\n"):
+        return None
+    stream = io.BytesIO(body[len(key) + 1 :])
+    try:
+        arrays = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2)]
+    except ValueError:
+        return None
+    return GroupTable(*arrays)
+
+
+def _is_within(table: GroupTable, n_frames: int) -> bool:
+    """Return whether every number in `table` can be an acquisition index."""
+    members, seeds = table.nn_indices, table.seeds
+    return (
+        members.ndim == 2
+        and seeds.shape == members.shape[:1]
+        and all(
+            array.dtype in (np.int32, np.int64)
+            and (array.size == 0 or bool(array.min() >= 0 and array.max() < n_frames))
+            for array in (members, seeds)
+        )
+    )
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write the file whole or not at all; raise `OSError` where the disk refuses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        # Gone already unless something failed.
+        with contextlib.suppress(OSError):
+            temporary.unlink()

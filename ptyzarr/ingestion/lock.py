@@ -1,0 +1,180 @@
+"""The lock of a staging folder: a chain of files, each created exclusively.
+
+``flock`` is missing on some cluster file systems, exclusive creation is not. A lock whose owner is
+gone is never removed by those who want it, since two of them could each remove the other's new
+one. Instead its successor ``lock-<token of the dead owner>`` is created, which one of them alone
+can do. The last file of the chain that starts at ``lock`` is the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ptyzarr.errors import ScanExistsError
+
+_HEARTBEAT_S = 30.0
+_STALE_S = 300.0  # a lock of another machine without a heartbeat for so long is abandoned
+_ATTEMPTS = 8
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the folder is made, and removed if it is empty at the end.
+
+    A lock is taken over when its owner is gone: a dead process of this machine, or one of another
+    machine that has given no sign of life for some minutes.
+
+    Parameters
+    ----------
+    folder
+        The staging folder.
+
+    Raises
+    ------
+    ScanExistsError
+        If another process holds it.
+    """
+    owner = _describe_self()
+    path = _take(folder, owner)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, stop), name="ptyzarr-lock", daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join()
+        _release(folder, owner)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _describe_self() -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "token": uuid.uuid4().hex,
+        "host": socket.gethostname(),
+        "pid": pid,
+        "started": _start_time(pid),
+    }
+
+
+def _take(folder: Path, owner: dict[str, Any]) -> Path:
+    for _ in range(_ATTEMPTS):
+        chain = _chain(folder)
+        if chain and not _is_gone(*chain[-1]):
+            held_by = chain[-1][1]
+            raise ScanExistsError(
+                f"{folder} is being written by process {held_by.get('pid', 'unknown')} on "
+                f"{held_by.get('host', 'an unknown host')}; expected no other ingest to this "
+                f"destination; wait for it, or remove {chain[-1][0]} if that process is gone"
+            )
+        path = _successor(folder, *chain[-1]) if chain else folder / "lock"
+        if not _create(path, owner):
+            continue
+        # A chain that was released meanwhile no longer leads to the new file.
+        chain = _chain(folder)
+        if chain and chain[-1][1].get("token") == owner["token"]:
+            return path
+        path.unlink(missing_ok=True)
+    raise ScanExistsError(
+        f"{folder} is wanted by several processes at once; expected one; try again"
+    )
+
+
+def _create(path: Path, owner: dict[str, Any]) -> bool:
+    """Create a lock file; return False if it is there already or its folder just went away."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except (FileExistsError, FileNotFoundError):
+        return False
+    with os.fdopen(fd, "w") as file:
+        json.dump(owner, file)
+    return True
+
+
+def _release(folder: Path, owner: dict[str, Any]) -> None:
+    chain = _chain(folder)
+    if not chain or chain[-1][1].get("token") != owner["token"]:
+        return  # taken over, or removed by hand
+    # From the front: a file whose predecessor is gone belongs to no chain, so nobody can follow
+    # it, while a predecessor without its successor could be followed anew.
+    for path, _ in chain:
+        path.unlink(missing_ok=True)
+
+
+def _chain(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the lock files and their owners, the one that counts last."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    path = folder / "lock"
+    while path.exists() and path not in (known for known, _ in chain):
+        chain.append((path, _owner(path)))
+        path = _successor(folder, *chain[-1])
+    return chain
+
+
+def _successor(folder: Path, path: Path, owner: dict[str, Any]) -> Path:
+    token = owner.get("token")
+    if not isinstance(token, str) or not token.isalnum():
+        # Its owner died between creating and filling it.
+        try:
+            status = path.stat()
+            token = f"{status.st_ino}x{status.st_mtime_ns}"
+        except OSError:
+            token = "none"
+    return folder / f"lock-{token}"
+
+
+def _owner(path: Path) -> dict[str, Any]:
+    try:
+        owner = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _is_gone(path: Path, owner: dict[str, Any]) -> bool:
+    pid = owner.get("pid")
+    # On Windows a signal 0 would end the process.
+    if owner.get("host") == socket.gethostname() and type(pid) is int and os.name != "nt":
+        started = owner.get("started")
+        return not _is_alive(pid) or (started is not None and _start_time(pid) != started)
+    try:
+        return time.time() - path.stat().st_mtime > _STALE_S
+    except OSError:
+        return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _start_time(pid: int) -> str | None:
+    """Return when a process started, so that a reused number is told apart; None if unknown."""
+    try:
+        # Field 22 of proc(5); the name before it may hold spaces and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(_HEARTBEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(path)

@@ -1,0 +1,32 @@
+"""Epochs and batches on the host: sampling, paging, gathering, delivering."""
+
+from ptyzarr.streaming.experiments import StreamableScan
+from ptyzarr.streaming.gather import copy_frames, gather_frames
+from ptyzarr.streaming.loader import Batch, GroupLoader, count_threads
+from ptyzarr.streaming.sinks import (
+    BatchShape,
+    Fields,
+    HostSink,
+    NumpySink,
+    PatchPiece,
+    Piece,
+    Sink,
+)
+from ptyzarr.streaming.staging import SlotRing
+
+__all__ = [
+    "Batch",
+    "BatchShape",
+    "Fields",
+    "GroupLoader",
+    "HostSink",
+    "NumpySink",
+    "PatchPiece",
+    "Piece",
+    "Sink",
+    "SlotRing",
+    "StreamableScan",
+    "copy_frames",
+    "count_threads",
+    "gather_frames",
+]

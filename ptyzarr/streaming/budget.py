@@ -1,0 +1,135 @@
+"""What a loader's memory goes to, as a stated function of its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ptyzarr.config import format_size
+from ptyzarr.errors import BudgetError
+from ptyzarr.streaming.window import PLANNING_NBYTES_PER_FRAME
+
+# Compiled kernels, the compiler that makes them on a first run, and the allocator's slack.
+FIXED_NBYTES: Final = 80 * 1024**2
+# Each thread's stack and the encoded bytes of its reads.
+THREAD_NBYTES: Final = 5 * 1024**2
+# Planner's and loader's arrays over the slots of the pool and over all chunks.
+SLOT_NBYTES: Final = 56
+CHUNK_NBYTES: Final = 14
+# Batches with the receiver: the one it works on, and the last, which it still refers to.
+RECEIVED_BATCHES: Final = 2
+# Where the budget allows, half of it goes to batches at most and a sixteenth to planning.
+_BATCH_SHARE: Final = 2
+_PLANNING_SHARE: Final = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What is asked of the memory.
+
+    Attributes
+    ----------
+    tables_nbytes
+        Group tables, positions and orders: what grows with frames and groups.
+    n_chunks
+        Chunks of all scans.
+    slot_nbytes
+        A slot of the pool.
+    batch_nbytes
+        Host memory of one batch.
+    batch_frames
+        Frames of one batch.
+    n_batches
+        Batches of an epoch.
+    group_size
+        C, frames in a group.
+    n_threads
+        Threads that decode and gather.
+    """
+
+    tables_nbytes: int
+    n_chunks: int
+    slot_nbytes: int
+    batch_nbytes: int
+    batch_frames: int
+    n_batches: int
+    group_size: int
+    n_threads: int
+
+    @property
+    def fixed_nbytes(self) -> int:
+        """What is needed whatever the budget."""
+        return (
+            FIXED_NBYTES
+            + self.n_threads * THREAD_NBYTES
+            + self.tables_nbytes
+            + self.n_chunks * CHUNK_NBYTES
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryPlan:
+    """How a budget is divided.
+
+    Attributes
+    ----------
+    n_slots
+        Slots of the pool.
+    max_kept
+        Batches between opening and delivery.
+    block_batches
+        Batches that are planned at once.
+    nbytes
+        What all of it adds to the process at most.
+    """
+
+    n_slots: int
+    max_kept: int
+    block_batches: int
+    nbytes: int
+
+
+def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
+    """Divide the budget between batches, planning and the pool.
+
+    ``nbytes = fixed + (max_kept + 2) * batch + block * frames * 96 + n_slots * slot``, with
+    ``fixed`` for compiled code, threads, tables and chunk maps. The pool gets what is left, at
+    most a slot for every chunk and at least one for every frame of a group.
+
+    Raises
+    ------
+    BudgetError
+        If the budget is below the minimum, which the message states.
+    """
+    smallest = _total(demand, n_slots=demand.group_size, max_kept=1, block_batches=1)
+    if budget < smallest:
+        raise BudgetError(
+            f"memory is {format_size(budget)} ({budget} bytes); expected at least "
+            f"{format_size(smallest)} ({smallest} bytes) for {demand.batch_frames} frames a batch "
+            "and these scans; raise memory or lower batch_size"
+        )
+    free = budget - demand.fixed_nbytes
+    max_kept = demand.n_threads + 2
+    while max_kept > 1 and (max_kept + RECEIVED_BATCHES) * demand.batch_nbytes > (
+        free // _BATCH_SHARE
+    ):
+        max_kept -= 1
+    block_nbytes = demand.batch_frames * PLANNING_NBYTES_PER_FRAME
+    block_batches = min(max(1, free // _PLANNING_SHARE // block_nbytes), demand.n_batches)
+    left = budget - _total(demand, n_slots=0, max_kept=max_kept, block_batches=block_batches)
+    n_slots = min(left // (demand.slot_nbytes + SLOT_NBYTES), demand.n_chunks)
+    n_slots = max(n_slots, min(demand.group_size, demand.n_chunks))
+    nbytes = _total(demand, n_slots=n_slots, max_kept=max_kept, block_batches=block_batches)
+    return MemoryPlan(
+        n_slots=n_slots, max_kept=max_kept, block_batches=block_batches, nbytes=nbytes
+    )
+
+
+def _total(demand: Demand, *, n_slots: int, max_kept: int, block_batches: int) -> int:
+    """Return the bytes of a division of the budget."""
+    return (
+        demand.fixed_nbytes
+        + (max_kept + RECEIVED_BATCHES) * demand.batch_nbytes
+        + block_batches * demand.batch_frames * PLANNING_NBYTES_PER_FRAME
+        + n_slots * (demand.slot_nbytes + SLOT_NBYTES)
+    )

@@ -1,0 +1,429 @@
+"""`GroupLoader`: batches of canonical groups, epoch after epoch, in bounded memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import operator
+import os
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final
+
+import xxhash
+from numpy.typing import NDArray
+
+from ptyzarr.config import GroupingConfig, LoaderConfig
+from ptyzarr.errors import ConfigError
+from ptyzarr.streaming.budget import Demand, plan_memory
+from ptyzarr.streaming.experiments import Experiments, StreamableScan
+from ptyzarr.streaming.pipeline import ChunkPool, Pipeline
+from ptyzarr.streaming.recycling import aligned_bytes
+from ptyzarr.streaming.sampling import SAMPLERS, SampledScan, Share, share_epoch
+from ptyzarr.streaming.sinks import BatchShape, Sink, make_sink
+from ptyzarr.streaming.stats import LoaderStats, measure_epoch
+from ptyzarr.streaming.window import ChunkPlanner
+
+_DEFAULT: Final = LoaderConfig()
+_STATE_VERSION: Final = 1
+# A load job decodes about this much: enough to make a call worth while, little enough to share.
+_JOB_NBYTES: Final = 2 * 1024**2
+_MAX_JOB_CHUNKS: Final = 64
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Batch:
+    """B groups of C frames; the arrays are those of the device (NumPy arrays or tensors).
+
+    Attributes
+    ----------
+    X : (B, N, N, C) or (B, C, N, N) float32, float16 or bfloat16
+        Normalised amplitudes.
+    Y : like X, complex64, or None
+        Object patches, if asked for and the scan has an object.
+    coords_offsets : (B, 1, 2, 1), pixels
+        Mean position x, y of each group.
+    coords_relative : (B, 1, 2, C), pixels
+        Members relative to the mean, in the sign convention of the reference.
+    coords_nn : (B, 1, 2, C), pixels
+        Positions of the members.
+    nn_indices : (B, C) int32 or int64
+        Acquisition indices of the members.
+    scale : (B,) float32
+        Factor by which X was normalised.
+    experiment_id : (B,) int32
+        Which of the loader's stores each group is from.
+    probe : (n_stores, [mode,] N, N) complex64
+        Probes, to be indexed by `experiment_id`; the same object in every batch.
+    """
+
+    X: Any
+    Y: Any
+    coords_offsets: Any
+    coords_relative: Any
+    coords_nn: Any
+    nn_indices: Any
+    scale: Any
+    experiment_id: Any
+    probe: Any
+
+
+class GroupLoader:
+    """Delivers the canonical groups of one or more stores in batches.
+
+    Iterating delivers one epoch; iterating again goes on to the next. Reading ahead, decoding
+    and gathering happen in threads that live only while an iterator does. There is one iterator
+    at a time: a second one closes the first, which raises `ConfigError` if it is used again.
+
+    Parameters
+    ----------
+    stores
+        One store or several; their place in the list is their `experiment_id`.
+    grouping
+        Which groups are drawn, from each store alone.
+    config
+        How they are delivered.
+    scale
+        Factors by which X is multiplied instead of the canonical normalisation over each store's
+        whole selection: one, or one for each store.
+
+    Raises
+    ------
+    ConfigError
+        If the stores do not fit together, or there are too few groups.
+    BudgetError
+        If ``config.memory`` is below the minimum, which the message states.
+    DeviceError
+        If the device or the package that drives it is not available.
+    GroupingError
+        As `generate_grouped_data` raises it.
+    """
+
+    def __init__(
+        self,
+        stores: StreamableScan | Sequence[StreamableScan],
+        grouping: GroupingConfig,
+        config: LoaderConfig = _DEFAULT,
+        *,
+        scale: float | Sequence[float] | None = None,
+    ) -> None:
+        scans = list(stores) if isinstance(stores, Sequence) else [stores]
+        self._config, self._grouping = config, grouping
+        self._n_threads = config.n_threads or count_threads()
+        self._experiments = Experiments(scans, grouping, scale)
+        self._share = _share(config, self._experiments.n_groups)
+        sampled = self._experiments.sampled()
+        frames = self._experiments.frame_map.frames
+        self._identity = _order_identity(sampled, frames, grouping, config)
+        self._sampler = SAMPLERS[config.shuffle](sampled, config.seed)
+        max_kept = self._n_threads + 2
+        self._sink: Sink = make_sink(config, self._batch_shape(max_kept))
+        self._memory = plan_memory(config.memory_bytes, self._demand())
+        self._probe = self._sink.convert(self._experiments.probe)
+        self._pool: ChunkPool | None = None
+        self._planner: ChunkPlanner | None = None
+        self._pipeline: Pipeline | None = None
+        self._iterator: weakref.ref[EpochIterator] | None = None
+        self._epoch = self._next_batch = 0
+        self._is_started = self._is_closed = False
+        self._stats = LoaderStats()
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self._share.n_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._is_closed:
+            raise ConfigError("the loader is closed; make a new one")
+        self._end_epoch()
+        if self._is_started:
+            self._epoch, self._next_batch = self._epoch + 1, 0
+        self._is_started = True
+        iterator = EpochIterator(self, self._epoch, self._next_batch)
+        self._iterator = weakref.ref(iterator)
+        return iterator
+
+    def __enter__(self) -> GroupLoader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration delivers, from its beginning.
+
+        Only after `load_state_dict`, setting the restored epoch keeps the restored batch, so that
+        a training loop that sets every epoch resumes where it was.
+        """
+        if epoch < 0:
+            raise ConfigError(f"epoch is {epoch}; expected 0 or more")
+        if self._is_started or epoch != self._epoch:
+            self._epoch, self._next_batch, self._is_started = int(epoch), 0, False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader is, as plain JSON: all but the batches delivered follows.
+
+        The state of one rank fits all ranks.
+        """
+        epoch, batch = self._epoch, self._next_batch
+        if batch == len(self):
+            epoch, batch = epoch + 1, 0
+        return {
+            "version": _STATE_VERSION,
+            "epoch": epoch,
+            "next_batch": batch,
+            "order": self._identity,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a loader with the same order was.
+
+        Raises
+        ------
+        ConfigError
+            If the state is of another version, or of a loader whose order differs.
+        """
+        if state.get("version") != _STATE_VERSION:
+            raise ConfigError(
+                f"the state has version {state.get('version')!r}; expected {_STATE_VERSION}"
+            )
+        saved = state.get("order", {})
+        differing = [name for name, value in self._identity.items() if saved.get(name) != value]
+        if differing:
+            name = differing[0]
+            raise ConfigError(
+                f"the state is of a loader with another {', '.join(differing)} "
+                f"({name}: {saved.get(name)!r}; here {self._identity[name]!r}); make the loader "
+                "as it was"
+            )
+        epoch, batch = int(state["epoch"]), int(state["next_batch"])
+        if epoch < 0 or not 0 <= batch < len(self):
+            raise ConfigError(
+                f"the state is at epoch {epoch}, batch {batch}; expected a batch below {len(self)}"
+            )
+        self._end_epoch()
+        self._epoch, self._next_batch, self._is_started = epoch, batch, False
+
+    @property
+    def config(self) -> LoaderConfig:
+        """The options."""
+        return self._config
+
+    @property
+    def grouping(self) -> GroupingConfig:
+        """The options of the groups."""
+        return self._grouping
+
+    @property
+    def n_groups(self) -> int:
+        """Groups of all stores, before ranks take their parts."""
+        return self._experiments.n_groups
+
+    @property
+    def stats(self) -> LoaderStats:
+        """What the running or last epoch has done so far."""
+        return self._stats
+
+    @property
+    def projected_memory(self) -> int:
+        """Bytes that the loader adds to the process at most; see `budget.plan_memory`."""
+        return self._memory.nbytes
+
+    def close(self) -> None:
+        """End the running epoch and give the memory back; the loader cannot be used again."""
+        if not self._is_closed:
+            self._end_epoch()
+            self._is_closed = True
+            self._pool = self._planner = None
+            self._sink.close()
+
+    def _end_epoch(self) -> None:
+        """Close the iterator that is there, if any."""
+        iterator = None if self._iterator is None else self._iterator()
+        if iterator is not None:
+            iterator.close()
+        if self._pipeline is not None:
+            # A finalizer that ran inside a thread could not wait for it.
+            self._pipeline.stop()
+            self._pipeline = None
+
+    def _start(self, epoch: int, first_batch: int) -> Pipeline:
+        """Start the threads of an epoch."""
+        plan = self._memory
+        if self._pool is None or self._planner is None:
+            slot_nbytes = self._experiments.slot_nbytes
+            memory = aligned_bytes(plan.n_slots * slot_nbytes)
+            self._pool = ChunkPool(memory.reshape(plan.n_slots, slot_nbytes))
+            self._planner = ChunkPlanner(
+                self._experiments.frame_map,
+                n_slots=plan.n_slots,
+                batch_size=self._config.batch_size,
+                block_batches=plan.block_batches,
+                job_chunks=min(max(_JOB_NBYTES // slot_nbytes, 1), _MAX_JOB_CHUNKS),
+            )
+        self._pipeline = Pipeline(
+            experiments=self._experiments,
+            planner=self._planner,
+            pool=self._pool,
+            sink=self._sink,
+            order=self._sampler.order(epoch, self._share),
+            edges=self._share.edges(),
+            first_batch=first_batch,
+            n_threads=self._n_threads,
+            max_kept=plan.max_kept,
+        )
+        return self._pipeline
+
+    def _deliver(self, finished: Any) -> Batch:
+        return Batch(**self._sink.deliver(finished), probe=self._probe)
+
+    def _note(self, epoch: int, first_batch: int, batch: int, started: float) -> None:
+        """Take note of a delivered batch."""
+        self._next_batch = batch + 1
+        if self._pipeline is None or self._pool is None or self._planner is None:
+            return
+        edges, counters = self._pipeline.edges, self._pipeline.counters
+        in_flight = counters.max_in_flight * self._sink.batch_nbytes
+        self._stats = measure_epoch(
+            counters,
+            epoch=epoch,
+            batches=batch + 1 - first_batch,
+            groups=int(edges[batch + 1] - edges[first_batch]),
+            frames_in_group=self._experiments.group_size,
+            frame_size=self._experiments.frame_size,
+            elapsed_s=time.perf_counter() - started,
+            distinct_chunks=self._planner.distinct,
+            peak_buffer_bytes=self._pool.memory.nbytes + in_flight,
+        )
+
+    def _batch_shape(self, max_kept: int) -> BatchShape:
+        experiments = self._experiments
+        return BatchShape(
+            batch_size=min(self._config.batch_size, self._share.stop - self._share.start),
+            frame_size=experiments.frame_size,
+            group_size=experiments.group_size,
+            stored_dtypes=experiments.stored_dtypes,
+            has_patches=self._config.patches and experiments.has_patches(),
+            max_kept=max_kept,
+        )
+
+    def _demand(self) -> Demand:
+        share, experiments = self._share, self._experiments
+        n_groups, part = experiments.n_groups, share.stop - share.start
+        # The order with its batch edges; groups by tile, or the permutation a part is cut from.
+        orders = 8 * (part + len(self) + 1) + (8 * n_groups if self._config.shuffle else 0)
+        return Demand(
+            tables_nbytes=experiments.nbytes + orders,
+            n_chunks=experiments.frame_map.n_chunks,
+            slot_nbytes=experiments.slot_nbytes,
+            batch_nbytes=self._sink.batch_nbytes,
+            batch_frames=min(share.batch_size, part) * experiments.group_size,
+            n_batches=len(self),
+            group_size=experiments.group_size,
+            n_threads=self._n_threads,
+        )
+
+
+class EpochIterator:
+    """Delivers the batches of one epoch; ends its threads when it is done, closed or dropped."""
+
+    def __init__(self, loader: GroupLoader, epoch: int, first_batch: int) -> None:
+        self._loader = loader
+        self._epoch, self._first, self._batch = epoch, first_batch, first_batch
+        self._pipeline: Pipeline | None = None
+        self._finalizer: weakref.finalize[..., EpochIterator] | None = None
+        self._started = 0.0
+        self._is_over = self._is_superseded = False
+
+    def __iter__(self) -> EpochIterator:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._is_superseded:
+            raise ConfigError(
+                "this iterator was closed, because the loader was closed, moved or iterated "
+                "again; use one iterator at a time"
+            )
+        if self._is_over or self._batch == len(self._loader):
+            self._finish()
+            raise StopIteration
+        try:
+            return self._next()
+        except BaseException:
+            self._finish()
+            raise
+
+    def close(self) -> None:
+        """End the threads; a later `next` is an error unless the epoch was over."""
+        self._is_superseded = not self._is_over
+        self._finish()
+
+    def _next(self) -> Batch:
+        if self._pipeline is None:
+            self._started = time.perf_counter()
+            self._pipeline = self._loader._start(self._epoch, self._batch)
+            # Runs when this iterator is dropped and, the threads being daemons, at exit.
+            self._finalizer = weakref.finalize(self, self._pipeline.stop)
+        batch = self._loader._deliver(self._pipeline.next_batch())
+        self._loader._note(self._epoch, self._first, self._batch, self._started)
+        self._batch += 1
+        return batch
+
+    def _finish(self) -> None:
+        self._is_over = True
+        if self._finalizer is not None:
+            self._finalizer()
+
+
+def count_threads() -> int:
+    """Return the cores of this process for each rank that runs on the machine, at least 1.
+
+    ``LOCAL_WORLD_SIZE``, which launchers such as torchrun set, is the number of local ranks.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, cores // int(ranks)) if ranks.isdigit() and int(ranks) > 0 else cores
+
+
+def _share(config: LoaderConfig, n_groups: int) -> Share:
+    return share_epoch(
+        n_groups,
+        config.batch_size,
+        rank=config.rank or 0,
+        world_size=config.world_size or 1,
+        drop_last=config.drop_last,
+    )
+
+
+def _order_identity(
+    sampled: Sequence[SampledScan],
+    frames: NDArray[Any],
+    grouping: GroupingConfig,
+    config: LoaderConfig,
+) -> dict[str, Any]:
+    """Return, as JSON, everything but the rank that decides which batch holds which groups."""
+    identity = {
+        "stores": [[scan.digest, scan.layout, scan.tile_frames] for scan in sampled],
+        "grouping": dataclasses.asdict(grouping),
+        # With seed=None the options do not tell which groups were drawn.
+        "groups": xxhash.xxh3_64_hexdigest(frames.data),
+        "shuffle": config.shuffle,
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "drop_last": config.drop_last,
+        "world_size": config.world_size or 1,
+    }
+    # Options may be NumPy integers, which are no JSON.
+    plain: dict[str, Any] = json.loads(json.dumps(identity, default=operator.index))
+    return plain

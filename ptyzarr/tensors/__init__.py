@@ -1,0 +1,20 @@
+"""Everything that knows torch: sinks, patches, the container, the dataset."""
+
+from ptyzarr.tensors.container import PtychoDataContainerTorch
+from ptyzarr.tensors.dataset import GroupDataset
+from ptyzarr.tensors.devices import CudaDevice, Device, Transfer
+from ptyzarr.tensors.patches import object_patches
+from ptyzarr.tensors.sinks import TorchSink, make_sink
+from ptyzarr.tensors.staged import CudaSink
+
+__all__ = [
+    "CudaDevice",
+    "CudaSink",
+    "Device",
+    "GroupDataset",
+    "PtychoDataContainerTorch",
+    "TorchSink",
+    "Transfer",
+    "make_sink",
+    "object_patches",
+]

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptyzarr import errors
+from ptyzarr.cli import BAD_INPUT, EXIT_CODES, INTERRUPTED, main
+
+
+class Result:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process."""
+
+    def call(*arguments: str | os.PathLike[str]) -> Result:
+        with pytest.raises(SystemExit) as exit_info:
+            main([os.fspath(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return Result(int(exit_info.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def scan(make_npz, tmp_path: Path) -> Path:
+    return make_npz(tmp_path / "scan.npz", n_frames=40, N=16, seed=1)
+
+
+@pytest.fixture
+def store(run, scan: Path, tmp_path: Path) -> Path:
+    assert run("ingest", scan, tmp_path / "scan.zarr").code == 0
+    return tmp_path / "scan.zarr"
+
+
+def test_ingest_info_verify_export_and_group_work_together(run, scan, store, tmp_path) -> None:
+    info = run("info", store, "--json").json
+    assert (info["n_frames"], info["frame_size"], info["quantity"]) == (40, 16, "counts")
+    assert info["name"] == "scan"
+    assert info["source"]["name"] == "scan.npz"
+    for key in ("layout", "digest", "frames_digest", "bytes_stored", "bytes_logical"):
+        assert info[key]
+    assert run("verify", store, "--source", scan, "--json").json["n_frames"] == 40
+    assert run("export", store, tmp_path / "out.npz").code == 0
+    with np.load(scan) as one, np.load(tmp_path / "out.npz") as other:
+        assert one.files == other.files
+        assert all(one[key].tobytes() == other[key].tobytes() for key in one.files)
+    out = tmp_path / "groups.npz"
+    facts = run("group", store, "--n-samples", "7", "--seed", "3", "-o", out, "--json").json
+    assert facts["n_groups"] == 7
+    with np.load(out) as groups:
+        assert groups["nn_indices"].shape == (7, 4)
+        assert groups["nn_indices"].dtype == np.int32
+
+
+def test_a_second_ingest_changes_nothing(run, scan, store) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*")}
+    assert run("ingest", scan, store).code == 0
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*")} == before
+
+
+def test_info_says_what_a_store_holds_to_people(run, store) -> None:
+    out = run("info", store).out
+    assert "40 of 16x16, counts" in out
+    assert "object pixels" in out
+
+
+def test_many_sources_go_into_a_folder(run, make_npz, tmp_path) -> None:
+    sources = [make_npz(tmp_path / f"{name}.npz", n_frames=9, N=8, seed=2) for name in "ab"]
+    result = run("ingest", *sources, f"{tmp_path}/stores/", "--json")
+    assert result.code == 0
+    assert [entry["name"] for entry in result.json["stores"]] == ["a", "b"]
+    assert (tmp_path / "stores" / "b.zarr" / "zarr.json").is_file()
+
+
+def test_equal_stems_are_refused(run, make_npz, tmp_path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        make_npz(tmp_path / folder / "scan.npz", n_frames=9, N=8, seed=2)
+    result = run(
+        "ingest", tmp_path / "one/scan.npz", tmp_path / "two/scan.npz", f"{tmp_path}/stores/"
+    )
+    assert result.code == BAD_INPUT
+    assert "rename one" in result.err
+    assert not (tmp_path / "stores").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        pytest.param(["ingest", "no.npz", "out.zarr"], 3, "no.npz", id="missing source"),
+        pytest.param(["info", "no.zarr"], 3, "does not exist", id="missing store"),
+        pytest.param(["verify", "no.zarr"], 3, "does not exist", id="verify missing store"),
+        pytest.param(["export", "no.zarr", "x.npz"], 3, "does not exist", id="export missing"),
+        pytest.param(["group", "no.zarr"], 3, "does not exist", id="group missing store"),
+        pytest.param(["ingest", "one"], 2, "SOURCE DEST", id="one path"),
+        pytest.param(["ingest", "a", "b", "c"], 2, "slash", id="many sources, no folder"),
+        pytest.param(["frobnicate"], 2, "No such command", id="unknown command"),
+        pytest.param(["info", "x", "--frob"], 2, "--frob", id="unknown flag"),
+        pytest.param(["ingest", "a", "b", "--memory", "lots"], 2, "lots", id="bad size"),
+        pytest.param(["ingest", "a", "b", "--layout", "spiral"], 2, "spiral", id="bad choice"),
+        pytest.param(["ingest", "a", "b", "--n-workers", "0"], 2, "n_workers", id="no workers"),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(run, tmp_path, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.code == code
+    assert result.out == ""
+    assert len(result.err.splitlines()) == 1
+    assert words in result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_store_fails_verification_with_its_own_code(run, store) -> None:
+    shard = store / "diffraction/c/0/0/0"
+    raw = bytearray(shard.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    shard.write_bytes(raw)
+    result = run("verify", store)
+    assert result.code == 4
+    assert "diffraction/c/0/0/0" in result.err
+
+
+def test_a_refused_source_publishes_nothing(run, make_npz, tmp_path) -> None:
+    frames = np.zeros((9, 8, 8), np.float32)
+    frames[4, 1, 2] = np.nan
+    source = make_npz(tmp_path / "scan.npz", n_frames=9, N=8, seed=0, diff3d=frames)
+    result = run("ingest", source, tmp_path / "scan.zarr")
+    assert result.code == 3
+    assert "frame 4" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.npz"]
+    assert run("ingest", source, tmp_path / "scan.zarr", "--nonfinite", "mask").code == 0
+
+
+def test_every_error_code_has_an_exit_status() -> None:
+    codes = {
+        cls.code: EXIT_CODES.get(cls.code, BAD_INPUT)
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, errors.PtyzarrError)
+    }
+    assert codes == {
+        "error": 3,
+        "config": 2,
+        "budget": 2,
+        "source": 3,
+        "missing_field": 3,
+        "shape": 3,
+        "source_changed": 3,
+        "schema": 3,
+        "damaged": 3,
+        "verification": 4,
+        "grouping": 3,
+        "dtype": 3,
+        "not_found": 3,
+        "exists": 3,
+        "storage": 3,
+        "device": 3,
+        "interrupted": INTERRUPTED,
+    }
+
+
+@pytest.mark.parametrize("command", ["", "ingest", "info", "verify", "export", "group"])
+def test_help_teaches(run, command: str) -> None:
+    result = run(*filter(None, [command]), "--help")
+    assert result.code == 0
+    assert "Usage: ptyzarr" in result.out
+    assert len(result.out.splitlines()) > 5
+
+
+@pytest.mark.slow
+def test_the_module_runs_as_a_program(store) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ptyzarr", "info", str(store), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(done.stdout)["n_frames"] == 40
+    assert done.stderr == ""

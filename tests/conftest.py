@@ -1,0 +1,73 @@
+"""Fixtures for all tests: synthetic scans and stores, small shards, a full disk, no GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import synthetic
+
+from ptyzarr.config import IngestConfig
+from ptyzarr.ingestion import ingest
+from ptyzarr.ingestion.layout import Sizes
+from ptyzarr.store import ScanStore
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is None:
+        return
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+@pytest.fixture
+def make_npz() -> Callable[..., Path]:
+    """`make_npz(path, n_frames, N, seed, compressed, **overrides)` of `synthetic`."""
+    return synthetic.make_npz
+
+
+@pytest.fixture
+def set_sizes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`set_sizes(chunk_frames, shard_frames)` for what is ingested from now on."""
+
+    def set_them(chunk_frames: int, shard_frames: int, tile_frames: int = 16) -> None:
+        sizes = Sizes(chunk_frames, shard_frames, tile_frames)
+        monkeypatch.setattr("ptyzarr.ingestion.plan.choose_sizes", lambda *_: sizes)
+
+    return set_them
+
+
+@pytest.fixture
+def make_scan_store(tmp_path: Path) -> Iterator[Callable[..., ScanStore]]:
+    """`make_scan_store(name="scan", config=None, **scan)`: an ingested synthetic scan."""
+    opened: list[ScanStore] = []
+
+    def make(name: str = "scan", config: IngestConfig | None = None, **scan: Any) -> ScanStore:
+        source = synthetic.make_npz(tmp_path / f"{name}.npz", **scan)
+        opened.append(ingest(source, tmp_path / f"{name}.zarr", config))
+        return opened[-1]
+
+    yield make
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def file_size_limit() -> Callable[[int], contextlib.AbstractContextManager[None]]:
+    """`with file_size_limit(n):` the file system refuses files larger than n bytes."""
+
+    @contextlib.contextmanager
+    def limit(nbytes: int) -> Iterator[None]:
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, old[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    return limit

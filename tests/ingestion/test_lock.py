@@ -1,0 +1,176 @@
+"""The lock of a staging folder: one holder, whoever dies and however many want it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import make_npz
+
+from ptyzarr.errors import ScanExistsError
+from ptyzarr.ingestion import ingest
+from ptyzarr.ingestion.lock import lock
+
+
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def leave_lock(path: Path, **owner: Any) -> Path:
+    """Leave a lock file as a process would that was killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(owner))
+    return path
+
+
+def test_lock_is_exclusive_and_leaves_nothing(tmp_path):
+    folder = tmp_path / "scan.zarr.staging"
+    with lock(folder):
+        owner = json.loads((folder / "lock").read_text())
+        assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
+        with pytest.raises(ScanExistsError, match=f"process {os.getpid()}"), lock(folder):
+            raise AssertionError("two holders")
+    assert not folder.exists()
+    with lock(folder):
+        pass
+
+
+def test_files_of_the_holder_stay(tmp_path):
+    with lock(tmp_path / "staging"):
+        (tmp_path / "staging" / "journal").mkdir()
+    assert os.listdir(tmp_path / "staging") == ["journal"]
+
+
+def test_lock_of_a_dead_process_is_taken_over(tmp_path):
+    leave_lock(tmp_path / "lock", token="a1", host=socket.gethostname(), pid=dead_pid())
+    with lock(tmp_path), pytest.raises(ScanExistsError), lock(tmp_path):
+        raise AssertionError("two holders")
+    assert not tmp_path.exists()
+
+
+def test_successor_that_died_too_is_taken_over(tmp_path):
+    dead = {"host": socket.gethostname(), "pid": dead_pid()}
+    leave_lock(tmp_path / "lock", token="a1", **dead)
+    leave_lock(tmp_path / "lock-a1", token="b2", **dead)
+    with lock(tmp_path):
+        assert json.loads((tmp_path / "lock-b2").read_text())["pid"] == os.getpid()
+    assert not tmp_path.exists()
+
+
+def test_successor_that_lives_is_respected(tmp_path):
+    here = socket.gethostname()
+    leave_lock(tmp_path / "lock", token="a1", host=here, pid=dead_pid())
+    leave_lock(tmp_path / "lock-a1", token="b2", host=here, pid=os.getppid())
+    with pytest.raises(ScanExistsError, match=f"process {os.getppid()}"), lock(tmp_path):
+        raise AssertionError("two holders")
+
+
+def test_reused_process_number_is_told_apart(tmp_path):
+    here = socket.gethostname()
+    leave_lock(tmp_path / "lock", token="a1", host=here, pid=os.getppid(), started="1")
+    with lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("age_s", [0, 1000])
+@pytest.mark.parametrize(
+    "owner",
+    [
+        pytest.param({"token": "a1", "host": "elsewhere", "pid": 1}, id="another machine"),
+        pytest.param({}, id="nothing written"),
+    ],
+)
+def test_unknown_owner_is_judged_by_its_heartbeat(tmp_path, owner, age_s):
+    path = leave_lock(tmp_path / "lock", **owner)
+    stamp = path.stat().st_mtime - age_s
+    os.utime(path, (stamp, stamp))
+    if age_s:
+        with lock(tmp_path):
+            pass
+    else:
+        with pytest.raises(ScanExistsError, match="wait for it"), lock(tmp_path):
+            raise AssertionError("two holders")
+
+
+def test_heartbeat_touches_the_lock(tmp_path, monkeypatch):
+    beaten = threading.Event()
+    utime = os.utime
+
+    def note(path: Any, *rest: Any) -> None:
+        utime(path, *rest)
+        beaten.set()
+
+    monkeypatch.setattr("ptyzarr.ingestion.lock._HEARTBEAT_S", 0.001)
+    monkeypatch.setattr(os, "utime", note)
+    with lock(tmp_path):
+        os.utime(tmp_path / "lock", (1, 1))
+        beaten.clear()
+        assert beaten.wait(10)
+        assert (tmp_path / "lock").stat().st_mtime > 1
+
+
+def test_lock_removed_by_hand_is_not_missed(tmp_path):
+    with lock(tmp_path):
+        (tmp_path / "lock").unlink()
+        leave_lock(tmp_path / "lock", token="c3", host="elsewhere", pid=1)
+    assert json.loads((tmp_path / "lock").read_text())["token"] == "c3"
+
+
+@pytest.mark.parametrize("n_dead", [0, 1, 2])
+def test_many_takers_of_one_lock_never_hold_it_together(tmp_path, n_dead):
+    dead = {"host": socket.gethostname(), "pid": dead_pid()}
+    holders, seen, refused = [], [], []
+    together = threading.Barrier(8)
+
+    def take(number: int) -> None:
+        for round_ in range(12):
+            folder = tmp_path / str(round_)
+            if together.wait() == 0:
+                for path, token in [("lock", "a1"), ("lock-a1", "b2")][:n_dead]:
+                    leave_lock(folder / path, token=token, **dead)
+            together.wait()
+            try:
+                with lock(folder):
+                    holders.append(number)
+                    seen.append(len(holders))
+                    holders.remove(number)
+            except ScanExistsError:
+                refused.append(number)
+
+    threads = [threading.Thread(target=take, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {1}
+    assert len(seen) + len(refused) == 8 * 12
+    assert len(seen) >= 12  # each round had a holder
+
+
+def test_second_ingest_at_the_same_time_is_refused(tmp_path):
+    source = make_npz(tmp_path / "scan.npz")
+
+    class Second:
+        refused = 0
+
+        def start(self, stage: str, total: int, unit: str) -> None:
+            with pytest.raises(ScanExistsError, match="is being written"):
+                ingest(source, tmp_path / "scan.zarr")
+            self.refused += 1
+
+        def advance(self, amount: int) -> None: ...
+
+        def finish(self) -> None: ...
+
+    second = Second()
+    ingest(source, tmp_path / "scan.zarr", progress=second).close()
+    assert second.refused == 2

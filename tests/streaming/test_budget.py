@@ -1,0 +1,62 @@
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptyzarr.errors import BudgetError
+from ptyzarr.streaming.budget import Demand, plan_memory
+
+MIB = 1024**2
+DEMAND = Demand(
+    tables_nbytes=MIB,
+    n_chunks=5000,
+    slot_nbytes=128 * 1024,
+    batch_nbytes=16 * MIB,
+    batch_frames=256,
+    n_batches=313,
+    group_size=4,
+    n_threads=2,
+)
+
+
+@given(
+    budget=st.integers(1, 4000),
+    n_chunks=st.integers(1, 10**6),
+    batch_mib=st.integers(1, 64),
+    n_threads=st.integers(1, 16),
+)
+def test_a_plan_keeps_to_its_budget(budget, n_chunks, batch_mib, n_threads):
+    demand = dataclasses.replace(
+        DEMAND, n_chunks=n_chunks, batch_nbytes=batch_mib * MIB, n_threads=n_threads
+    )
+    try:
+        plan = plan_memory(budget * MIB, demand)
+    except BudgetError:
+        return
+    assert plan.nbytes <= budget * MIB
+    assert min(demand.group_size, n_chunks) <= plan.n_slots <= n_chunks
+    assert 1 <= plan.max_kept <= n_threads + 2
+    assert 1 <= plan.block_batches <= demand.n_batches
+
+
+def test_the_stated_minimum_is_enough_and_no_less():
+    with pytest.raises(BudgetError, match="raise memory or lower batch_size") as caught:
+        plan_memory(MIB, DEMAND)
+    assert caught.value.code == "budget"
+    minimum = int(str(caught.value).split("at least")[1].split("(")[1].split(" bytes")[0])
+    assert plan_memory(minimum, DEMAND).n_slots == DEMAND.group_size
+    with pytest.raises(BudgetError):
+        plan_memory(minimum - 1, DEMAND)
+
+
+def test_a_large_budget_holds_every_chunk_and_takes_no_more():
+    plan = plan_memory(4000 * MIB, DEMAND)
+    assert plan.n_slots == DEMAND.n_chunks
+    assert plan.block_batches == DEMAND.n_batches
+    assert plan.nbytes < 1000 * MIB
+
+
+def test_more_memory_never_means_fewer_slots():
+    slots = [plan_memory(mib * MIB, DEMAND).n_slots for mib in range(400, 1400, 50)]
+    assert slots == sorted(slots)

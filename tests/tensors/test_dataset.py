@@ -1,0 +1,177 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ptyzarr.config import GroupingConfig, LoaderConfig
+from ptyzarr.errors import ConfigError
+from ptyzarr.streaming import GroupLoader
+from ptyzarr.tensors import GroupDataset
+
+GROUPING = GroupingConfig(gridsize=2, n_neighbors=5)
+CONFIG = LoaderConfig(batch_size=8, shuffle="full", seed=3)
+
+
+@pytest.fixture
+def store(make_scan_store):
+    return make_scan_store()
+
+
+@pytest.fixture
+def dataset(store):
+    made = GroupDataset(store, GROUPING, CONFIG)
+    yield made
+    made.close()
+
+
+def rows(batches):
+    """Return what identifies each group, in order of delivery."""
+    return torch.cat([batch["nn_indices"] for batch in batches]).tolist()
+
+
+def epochs_of(store, n_epochs):
+    with GroupLoader(store, GROUPING, CONFIG) as loader:
+        return [
+            torch.cat([batch.nn_indices for batch in loader]).tolist() for _ in range(n_epochs)
+        ]
+
+
+def test_items_are_the_batches_of_the_loader(store, dataset):
+    loader = DataLoader(dataset, batch_size=None)
+    assert len(loader) == len(dataset) == 5
+    with GroupLoader(store, GROUPING, CONFIG) as plain:
+        for item, batch in zip(loader, plain, strict=True):
+            assert torch.equal(item["X"], batch.X)
+            assert torch.equal(item["probe"], batch.probe)
+            assert item["Y"] is None
+            assert set(item) >= {"coords_relative", "coords_offsets", "scale", "experiment_id"}
+
+
+def test_iterating_again_goes_on_to_the_next_epoch(store, dataset):
+    loader = DataLoader(dataset, batch_size=None)
+    want = epochs_of(store, 3)
+    assert [rows(loader), rows(loader)] == want[:2]
+    dataset.set_epoch(2)
+    assert rows(loader) == want[2]
+
+
+def test_an_epoch_may_be_set_before_the_first(store, dataset):
+    dataset.set_epoch(2)
+    assert rows(DataLoader(dataset, batch_size=None)) == epochs_of(store, 3)[2]
+
+
+@pytest.mark.parametrize("has_loader", [False, True])
+def test_a_state_resumes_in_the_middle_of_an_epoch(store, dataset, has_loader):
+    iterator = iter(DataLoader(dataset, batch_size=None))
+    delivered = [next(iterator), next(iterator)]
+    state = dataset.state_dict()
+    resumed = GroupDataset(store, GROUPING, CONFIG)
+    if has_loader:
+        len(resumed)
+    resumed.load_state_dict(state)
+    resumed.set_epoch(state["epoch"])
+    rest = list(DataLoader(resumed, batch_size=None))
+    assert rows([*delivered, *rest]) == epochs_of(store, 1)[0]
+    resumed.close()
+
+
+def test_a_closed_dataset_goes_on_where_it_was(store, dataset):
+    iterator = iter(dataset)
+    delivered = [next(iterator)]
+    iterator.close()
+    dataset.close()
+    assert rows([*delivered, *dataset]) == epochs_of(store, 1)[0]
+
+
+def test_a_pickled_dataset_goes_on_with_the_same_epoch(store, dataset):
+    list(dataset)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert rows(copy) == epochs_of(store, 2)[1]
+    copy.close()
+
+
+class Worker:
+    """What torch tells a process about being a worker."""
+
+    def __init__(self, number, num_workers):
+        self.id, self.num_workers = number, num_workers
+
+
+def be_worker(monkeypatch, number, num_workers):
+    for module in ("dataset", "sinks"):
+        monkeypatch.setattr(
+            f"ptyzarr.tensors.{module}.get_worker_info", lambda: Worker(number, num_workers)
+        )
+
+
+def test_workers_of_all_ranks_share_the_epoch(store, monkeypatch):
+    delivered, n_batches = [], set()
+    for rank in range(2):
+        config = LoaderConfig(batch_size=4, shuffle="window", rank=rank, world_size=2)
+        dataset = GroupDataset(store, GROUPING, config)
+        for number in range(3):
+            be_worker(monkeypatch, number, 3)
+            # As if sent to the worker: the loader of the one before is not its own.
+            items = list(dataset)
+            n_batches.add(len(items))
+            delivered += rows(items)
+        dataset.close()
+    assert len(n_batches) == 1
+    assert sorted(delivered) == sorted(epochs_of(store, 1)[0])
+
+
+def test_workers_divide_the_cores(store, monkeypatch):
+    monkeypatch.setattr("ptyzarr.tensors.dataset.count_threads", lambda: 8)
+    dataset = GroupDataset(store, GROUPING, CONFIG)
+    be_worker(monkeypatch, 1, 3)
+    assert dataset.loader.config.n_threads == 2
+    be_worker(monkeypatch, 1, 10)
+    assert dataset.loader.config.n_threads == 1
+    dataset.close()
+
+
+def test_a_worker_refuses_a_cuda_device(store, monkeypatch):
+    be_worker(monkeypatch, 0, 2)
+    config = LoaderConfig(device="cuda")
+    with pytest.raises(ConfigError, match=r"'cuda' in a worker process.*num_workers=0") as caught:
+        next(iter(GroupDataset(store, GROUPING, config)))
+    assert caught.value.code == "config"
+    with pytest.raises(ConfigError, match=r"'cuda' in a worker process"):
+        GroupLoader(store, GROUPING, config)
+
+
+def test_a_state_of_another_number_of_workers_is_refused(store, dataset, monkeypatch):
+    iterator = iter(dataset)
+    next(iterator)
+    copy = pickle.loads(pickle.dumps(dataset))
+    be_worker(monkeypatch, 0, 2)
+    with pytest.raises(ConfigError, match="another world_size"):
+        next(iter(copy))
+
+
+@pytest.mark.slow
+def test_spawned_workers_deliver_every_group_once(store):
+    dataset = GroupDataset(store, GROUPING, CONFIG)
+    n_batches = len(dataset)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    want = epochs_of(store, 2)
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        items = list(loader)
+        assert len(items) == n_batches + 1
+        assert sorted(rows(items)) == sorted(want[epoch])
+        assert {item["X"].dtype for item in items} == {torch.float32}
+    x = torch.cat([item["X"] for item in items])
+    power = x.double().square().sum().item() / x.shape[0] / x.shape[3]
+    np.testing.assert_allclose(power, (store.frame_size / 2) ** 2, rtol=1e-6)
+    dataset.close()
+
+
+@pytest.mark.slow
+def test_a_spawned_worker_refuses_a_cuda_device(store):
+    dataset = GroupDataset(store, GROUPING, LoaderConfig(device="cuda"))
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    with pytest.raises(ConfigError, match="in a worker process"):
+        next(iter(loader))

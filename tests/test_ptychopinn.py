@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import types
+from pathlib import Path
+from types import SimpleNamespace
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from ptyzarr.errors import ScanNotFoundError
+from ptyzarr.ptychopinn import MemmapDatasetBridge, RawDataTorch
+
+from .grouping.golden_cases import CASES, check_grouped
+
+BRIDGE_CASES = [
+    case
+    for case in CASES
+    if case.entry == "MemmapDatasetBridge" and case.id[:3] not in ("052", "079")
+]
+GROUPING = {"N": 16, "K": 6, "nsamples": 12, "gridsize": 2, "seed": 42}
+
+
+def call(case, bridge: MemmapDatasetBridge, **options):
+    names = ("N", "K", "nsamples", "gridsize", "seed")
+    return bridge.get_grouped_data(**{name: case.params[name] for name in names}, **options)
+
+
+def snapshot(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def scan(make_npz, tmp_path: Path) -> Path:
+    return make_npz(tmp_path / "scan.npz", n_frames=40, N=16, seed=1)
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in BRIDGE_CASES])
+def test_the_bridge_gives_the_reference_arrays(case, lazy: bool, tmp_path: Path) -> None:
+    bridge = MemmapDatasetBridge(case.scan_path, memmap_dir=tmp_path)
+    if case.is_error:
+        with pytest.raises(case.error_type):
+            call(case, bridge, lazy=lazy)
+        return
+    grouped = dict(call(case, bridge, lazy=lazy))
+    assert isinstance(grouped["X_full"], da.Array if lazy else np.ndarray)
+    for key in ("diffraction", "X_full", "Y"):
+        grouped[key] = None if grouped[key] is None else np.asarray(grouped[key])
+    check_grouped(grouped, case)
+
+
+def test_a_scan_without_object_is_accepted(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.id.startswith("052"))
+    bridge = MemmapDatasetBridge(case.scan_path, memmap_dir=tmp_path)
+    assert call(case, bridge)["Y"] is None
+
+
+def test_a_second_construction_reads_no_frame_and_writes_nothing(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").get_grouped_data(**GROUPING)
+    before = snapshot(tmp_path / "m")
+    os.utime(scan)  # a touched file is the same file
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a frame was read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ptyzarr.sources.frames.StackedFrames.blocks", refuse)
+        patched.setattr("ptyzarr.sources.frames.StackedFrames.read", refuse)
+        patched.setattr("ptyzarr.store.ScanStore.amplitude", refuse)
+        again = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    assert snapshot(tmp_path / "m") == before
+    second = again.get_grouped_data(**GROUPING)
+    np.testing.assert_array_equal(first["X_full"], second["X_full"])
+
+
+def test_group_tables_come_from_the_cache(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").get_grouped_data(**GROUPING)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("groups were drawn again")
+
+    monkeypatch.setattr("ptyzarr.grouping.select.draw_ranks", refuse)
+    second = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").get_grouped_data(**GROUPING)
+    np.testing.assert_array_equal(first["nn_indices"], second["nn_indices"])
+    with pytest.raises(AssertionError, match="drawn again"):
+        MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").get_grouped_data(
+            **{**GROUPING, "seed": 43}
+        )
+
+
+def test_a_damaged_cache_is_rebuilt(scan: Path, tmp_path: Path) -> None:
+    bridge = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    first = bridge.get_grouped_data(**GROUPING)
+    cached = [path for path in (tmp_path / "m" / ".ptyzarr-cache").rglob("*") if path.is_file()]
+    assert cached
+    for path in cached:
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    second = bridge.get_grouped_data(**GROUPING)
+    np.testing.assert_array_equal(first["nn_indices"], second["nn_indices"])
+
+
+def test_a_changed_source_is_ingested_again(make_npz, scan: Path, tmp_path: Path) -> None:
+    old = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").get_grouped_data(**GROUPING)
+    make_npz(scan, n_frames=40, N=16, seed=2)
+    bridge = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    new = bridge.get_grouped_data(**GROUPING)
+    assert not np.array_equal(old["diffraction"], new["diffraction"])
+    with np.load(scan) as file:
+        np.testing.assert_array_equal(bridge.store.amplitude(np.arange(40)), file["diff3d"])
+
+
+def test_two_sources_of_one_name_live_in_one_folder(make_npz, tmp_path: Path) -> None:
+    bridges = []
+    for seed, folder in enumerate(("one", "two")):
+        (tmp_path / folder).mkdir()
+        path = make_npz(tmp_path / folder / "scan.npz", n_frames=30, N=16, seed=seed)
+        bridges.append(MemmapDatasetBridge(path, memmap_dir=tmp_path / "m"))
+    one, two = (bridge.store.digest for bridge in bridges)
+    assert one != two
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove"])
+def test_a_damaged_store_is_replaced(damage: str, scan: Path, tmp_path: Path) -> None:
+    first = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    expected = first.get_grouped_data(**GROUPING)["X_full"]
+    shard = Path(first.store.path) / "diffraction/c/0/0/0"
+    raw = bytearray(shard.read_bytes())
+    if damage == "flip":
+        raw[20] ^= 1
+        shard.write_bytes(raw)
+    elif damage == "truncate":
+        shard.write_bytes(raw[:-1])
+    else:
+        shard.unlink()
+    again = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    np.testing.assert_array_equal(again.get_grouped_data(**GROUPING)["X_full"], expected)
+
+
+def test_an_unfinished_store_is_finished(scan: Path, tmp_path: Path) -> None:
+    path = Path(MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").store.path)
+    (path / "zarr.json").unlink()
+    bridge = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    assert bridge.store.n_frames == 40
+
+
+def test_diffraction_is_preferred_where_both_keys_differ(make_npz, tmp_path: Path) -> None:
+    path = make_npz(tmp_path / "scan.npz", n_frames=20, N=16, seed=1)
+    with np.load(path) as file:
+        members = dict(file)
+    members["diffraction"] = members["diff3d"] + 1
+    np.savez(path, **members)
+    bridge = MemmapDatasetBridge(path, memmap_dir=tmp_path / "m")
+    np.testing.assert_array_equal(bridge.store.amplitude([3])[0], members["diffraction"][3])
+
+
+def test_casts_are_those_of_the_reference(make_npz, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.random((20, 16, 16))
+    path = make_npz(
+        tmp_path / "scan.npz",
+        n_frames=20,
+        N=16,
+        seed=1,
+        diff3d=frames,
+        xcoords=rng.random(20).astype(np.float32),
+        probeGuess=rng.random((16, 16)) + 0j,
+    )
+    bridge = MemmapDatasetBridge(path, memmap_dir=tmp_path / "m")
+    raw = bridge.raw_data_torch
+    assert (raw.xcoords.dtype, raw.probeGuess.dtype) == (np.float64, np.complex64)
+    assert raw.scan_index.dtype == np.int32
+    grouped = bridge.get_grouped_data(**GROUPING)
+    cast = RawDataTorch(
+        raw.xcoords, raw.ycoords, frames.astype(np.float32), raw.probeGuess, None, raw.objectGuess
+    )
+    expected = cast.generate_grouped_data(**GROUPING)
+    for key in ("diffraction", "X_full", "nn_indices"):
+        np.testing.assert_array_equal(grouped[key], expected[key], strict=True)
+
+
+def test_oversampling_and_sequential_sampling_are_reachable(scan: Path, tmp_path: Path) -> None:
+    bridge = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    many = bridge.get_grouped_data(
+        16, 7, 90, 2, seed=1, enable_oversampling=True, neighbor_pool_size=7
+    )
+    assert many["nn_indices"].shape == (90, 4)
+    one = bridge.get_grouped_data(16, 6, 9, 2, seed=1, sequential_sampling=True)
+    two = bridge.get_grouped_data(16, 6, 9, 2, seed=2, sequential_sampling=True)
+    np.testing.assert_array_equal(one["nn_indices"], two["nn_indices"])
+
+
+def test_the_gridsize_defaults_to_that_of_the_config(scan: Path, tmp_path: Path) -> None:
+    config = SimpleNamespace(model=SimpleNamespace(gridsize=1, N=16), neighbor_count=4)
+    bridge = MemmapDatasetBridge(scan, config, tmp_path / "m")
+    assert bridge.get_grouped_data(16, 4, 9)["nn_indices"].shape == (9, 1)
+
+
+def test_the_parameter_dictionary_of_an_installed_ptychopinn_is_updated(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    config_module = types.ModuleType("ptycho.config.config")
+    config_module.update_legacy_dict = lambda cfg, config: calls.append((cfg, config))  # type: ignore[attr-defined]
+    params = types.ModuleType("ptycho.params")
+    params.cfg = {"N": 64}  # type: ignore[attr-defined]
+    for name in ("ptycho", "ptycho.config"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ptycho.config.config", config_module)
+    monkeypatch.setitem(sys.modules, "ptycho.params", params)
+    config = SimpleNamespace(model=SimpleNamespace(gridsize=2))
+    MemmapDatasetBridge(scan, config, tmp_path / "m")
+    assert calls == [({"N": 64}, config)]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ScanNotFoundError, match=r"nothing\.npz"):
+        MemmapDatasetBridge(tmp_path / "nothing.npz", memmap_dir=tmp_path / "m")
+
+
+def test_stores_can_be_copied_and_used_elsewhere(scan: Path, tmp_path: Path) -> None:
+    bridge = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
+    shutil.copytree(bridge.store.path, tmp_path / "copy.zarr")
+    copy = RawDataTorch.from_store(type(bridge.store)(tmp_path / "copy.zarr"))
+    np.testing.assert_array_equal(
+        copy.generate_grouped_data(**GROUPING)["X_full"],
+        bridge.get_grouped_data(**GROUPING)["X_full"],
+    )
