@@ -23,10 +23,11 @@ from ptyzarr.store import ScanStore, open_store, open_stores
 from ptyzarr.streaming import Batch, GroupLoader
 
 if TYPE_CHECKING:
-    from ptyzarr.tensors import PtychoDataContainerTorch
+    from ptyzarr.tensors import GroupDataset, PtychoDataContainerTorch
 
 __all__ = [
     "Batch",
+    "GroupDataset",
     "GroupLoader",
     "GroupingConfig",
     "IngestConfig",
@@ -45,7 +46,7 @@ __all__ = [
     "verify",
 ]
 
-_NEED_TORCH = {"PtychoDataContainerTorch"}
+_NEED_TORCH = {"GroupDataset", "PtychoDataContainerTorch"}
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,7 @@ from ptyzarr.scan import Member
 from ptyzarr.sources import NpyHeader, parse_header
 from ptyzarr.store import ScanStore, open_store, sync_file
 
-_BLOCK_BYTES = 8 * 1024**2
+BLOCK_BYTES = 8 * 1024**2
 _OLDEST_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -66,7 +66,8 @@ def export(
             f"{target} exists; expected nothing there; remove it or choose another name"
         )
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
-    with storage_errors(f"export to {target}"):
+    outcome = "nothing is left of it; remove the cause and run the same command again"
+    with storage_errors(f"export to {target}", outcome):
         try:
             _write_npz(opened, scratch, progress or Silent())
             sync_file(scratch)
@@ -106,8 +107,8 @@ def member_bytes(store: ScanStore, member: Member, spool_dir: Path) -> Iterator[
     """
     if not member.header:
         array = store.array(member.node)
-        for start in range(0, array.shape[0], _BLOCK_BYTES):
-            yield np.asarray(array[start : start + _BLOCK_BYTES]).tobytes()
+        for start in range(0, array.shape[0], BLOCK_BYTES):
+            yield np.asarray(array[start : start + BLOCK_BYTES]).tobytes()
         return
     yield member.header
     header = parse_header(member.header, member.size, f"member {member.name!r} of {store.path}")
@@ -152,7 +153,7 @@ def _array_bytes(array: Any, header: NpyHeader) -> Iterator[bytes]:
     if not shape:
         yield np.asarray(array[...]).astype(header.dtype).tobytes()
         return
-    step = max(1, _BLOCK_BYTES * shape[axis] // max(array.nbytes, 1))
+    step = max(1, BLOCK_BYTES * shape[axis] // max(array.nbytes, 1))
     for start in range(0, shape[axis], step):
         key = [slice(None)] * len(shape)
         key[axis] = slice(start, start + step)
@@ -186,7 +187,7 @@ def _interleaved_bytes(store: ScanStore, header: NpyHeader, spool_dir: Path) -> 
                 file.write(run.tobytes())
             first += len(frames)
         file.seek(0)
-        while block := file.read(_BLOCK_BYTES):
+        while block := file.read(BLOCK_BYTES):
             yield block
 
 
@@ -196,7 +197,7 @@ def _source_frames(store: ScanStore) -> Iterator[NDArray[Any]]:
     dtype = np.dtype(source["frame_dtype"])
     is_counts = source["quantity"] == "counts"
     masks = MaskCursor(store)
-    step = max(1, _BLOCK_BYTES // (store.frame_size**2 * max(dtype.itemsize, 4)))
+    step = max(1, BLOCK_BYTES // (store.frame_size**2 * max(dtype.itemsize, 4)))
     for start in range(0, store.n_frames, step):
         indices = np.arange(start, min(start + step, store.n_frames))
         frames = store.stored(indices) if is_counts else store.amplitude(indices)

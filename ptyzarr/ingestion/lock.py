@@ -21,7 +21,7 @@ from typing import Any
 
 from ptyzarr.errors import ScanExistsError
 
-_HEARTBEAT_S = 30.0
+HEARTBEAT_S = 30.0
 _STALE_S = 300.0  # a lock of another machine without a heartbeat for so long is abandoned
 _ATTEMPTS = 8
 
@@ -175,6 +175,6 @@ def _start_time(pid: int) -> str | None:
 
 
 def _beat(path: Path, stop: threading.Event) -> None:
-    while not stop.wait(_HEARTBEAT_S):
+    while not stop.wait(HEARTBEAT_S):
         with contextlib.suppress(OSError):
             os.utime(path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ptyzarr.errors import VerificationError
 from ptyzarr.store import MASKED, ScanStore
 
-_STEP = 1024**2
+STEP = 1024**2
 
 
 class MaskCursor:
@@ -79,6 +79,6 @@ def _parts(store: ScanStore) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]
     if f"{MASKED}/index" not in store.nodes():
         return
     index, value = store.array(f"{MASKED}/index"), store.array(f"{MASKED}/value")
-    for start in range(0, index.shape[0], _STEP):
-        stop = start + _STEP
+    for start in range(0, index.shape[0], STEP):
+        stop = start + STEP
         yield np.asarray(index[start:stop]), np.asarray(value[start:stop])

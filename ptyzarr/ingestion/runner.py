@@ -24,6 +24,7 @@ from ptyzarr.errors import (
     PtyzarrError,
     ScanExistsError,
     SourceError,
+    StorageError,
 )
 from ptyzarr.ingestion.arrays import root_attributes, write_arrays
 from ptyzarr.ingestion.lock import lock
@@ -295,6 +296,7 @@ def _on_cluster(tasks: list[Any], address: str) -> Iterator[dict[str, int]]:
     """Yield the record of each shard as a dask.distributed cluster finishes it."""
     try:
         from distributed import Client, as_completed
+        from distributed.scheduler import KilledWorker
     except ImportError as error:
         raise DeviceError(
             "--scheduler needs dask.distributed, which is not installed; install 'ptyzarr[cluster]'"
@@ -305,5 +307,11 @@ def _on_cluster(tasks: list[Any], address: str) -> Iterator[dict[str, int]]:
         raise ConfigError(f"no scheduler answers at {address!r}: {error}") from error
     with client:
         futures = client.compute(tasks, retries=3)
-        for _, record in as_completed(futures, with_results=True):
-            yield record
+        try:
+            for _, record in as_completed(futures, loop=client.loop, with_results=True):
+                yield record
+        except KilledWorker as error:
+            raise StorageError(
+                f"workers at {address!r} died again and again while writing ({error}); expected "
+                "them to finish a shard; give them more memory and run the same command to resume"
+            ) from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ptyzarr.errors import SourceError
 from ptyzarr.ingestion.values import CheckedBlock, amplitude_of
 
-_REWRITE_BYTES = 4 * 1024**2
+REWRITE_BYTES = 4 * 1024**2
 
 
 class Spool:
@@ -73,7 +73,7 @@ class Spool:
         self._file = self._path.open("wb")
         self.dtype, self._holds_values = dtype, not as_counts
         with old.open("rb") as source:
-            while raw := source.read(_REWRITE_BYTES):
+            while raw := source.read(REWRITE_BYTES):
                 counts = np.frombuffer(raw, narrow)
                 values = counts if as_counts else amplitude_of(counts)
                 self._file.write(np.ascontiguousarray(values, dtype).data)

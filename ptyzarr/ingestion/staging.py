@@ -26,6 +26,7 @@ from ptyzarr.errors import ConfigError, PtyzarrError, ScanExistsError, StorageEr
 from ptyzarr.store import ROOT_KEY, file_digest, shard_key, sync_file
 
 _REPLACED = "replaced-"
+_RESUMABLE = "nothing was published; remove the cause and run the same command to resume"
 _OURS = ("plan.json", "plan", "spool", "journal", "scratch", "store")
 
 
@@ -215,15 +216,20 @@ def sync_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def storage_errors(what: str) -> Iterator[None]:
-    """Turn an `OSError` of the file system into a `StorageError` that says what was being done."""
+def storage_errors(what: str, outcome: str = _RESUMABLE) -> Iterator[None]:
+    """Turn an `OSError` into a `StorageError` that says what was being done and how it ended.
+
+    Parameters
+    ----------
+    what
+        What is being done.
+    outcome
+        What is there after a failure, and what to do.
+    """
     try:
         yield
     except PtyzarrError:  # some of them are an OSError too
         raise
     except OSError as error:
         name = f" ({error.filename})" if error.filename else ""
-        raise StorageError(
-            f"{what} failed: {error.strerror or error}{name}; nothing was published; free the "
-            "cause and run the same command to resume"
-        ) from error
+        raise StorageError(f"{what} failed: {error.strerror or error}{name}; {outcome}") from error

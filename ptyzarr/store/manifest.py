@@ -32,12 +32,9 @@ def file_digest(path: Path) -> tuple[int, str]:
 
 def list_keys(root: Path) -> Iterator[str]:
     """Yield the key of every file under `root` except the root document, sorted."""
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        for name in sorted(files):
-            key = (Path(folder) / name).relative_to(root).as_posix()
-            if key != ROOT_KEY:
-                yield key
+    paths = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    keys = (path.relative_to(root).as_posix() for path in paths)
+    yield from sorted(key for key in keys if key != ROOT_KEY)
 
 
 def compose_root(

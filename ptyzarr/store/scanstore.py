@@ -29,7 +29,7 @@ from ptyzarr.store.schema import (
 )
 from ptyzarr.store.shards import FallbackReader, FrameFormat, ShardReader
 
-_DECODE_BYTES = 16 * 1024**2  # decoded chunks held while amplitudes are collected
+DECODE_BYTES = 16 * 1024**2  # decoded chunks held while amplitudes are collected
 _DASK_BYTES = 16 * 1024**2  # amplitudes in one block of the dask array
 
 
@@ -297,7 +297,7 @@ class ScanStore:
         chunk_of = rows[order] // reader.chunk_frames
         chunks, starts = np.unique(chunk_of, return_index=True)
         stops = np.append(starts[1:], len(rows))
-        step = max(1, _DECODE_BYTES // reader.chunk_nbytes)
+        step = max(1, DECODE_BYTES // reader.chunk_nbytes)
         buffer = np.empty((min(step, max(len(chunks), 1)), reader.chunk_nbytes), np.uint8)
         frames = buffer.view(reader.dtype).reshape(-1, *reader.frame_shape)
         for first in range(0, len(chunks), step):

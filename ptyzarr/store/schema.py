@@ -122,4 +122,4 @@ def store_digest(frames: str, contents: Mapping[str, str]) -> str:
 
 def natural_key(text: str) -> list[Any]:
     """Return a sort key by which ``run_10`` follows ``run_9``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text)]
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))]

@@ -177,7 +177,7 @@ class StoreWriter:
             store=str(self._root / node),
             shape=shape,
             dtype=little_endian(dtype),
-            chunks=chunks if chunks is not None else _chunk_shape(shape, dtype),
+            chunks=chunks if chunks is not None else chunk_shape(shape, dtype),
             shards=shards,
             compressors=[compressor, Crc32cCodec()],
             fill_value=np.zeros((), dtype)[()],
@@ -208,7 +208,7 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def _chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+def chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
     """Return whole rows along axis 0 up to the chunk size; other axes are cut if a row is larger.
 
     A chunk never exceeds the chunk size by more than one element.

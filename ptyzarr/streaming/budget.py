@@ -9,8 +9,9 @@ from ptyzarr.config import format_size
 from ptyzarr.errors import BudgetError
 from ptyzarr.streaming.window import PLANNING_NBYTES_PER_FRAME
 
-# Compiled kernels, the compiler that makes them on a first run, and the allocator's slack.
-FIXED_NBYTES: Final = 80 * 1024**2
+# The compiler (45 MiB, even where it only loads cached kernels), the memory it leaves behind when
+# it makes all kernels on a first run (65 MiB), and the allocator's slack.
+FIXED_NBYTES: Final = 120 * 1024**2
 # Each thread's stack and the encoded bytes of its reads.
 THREAD_NBYTES: Final = 5 * 1024**2
 # Planner's and loader's arrays over the slots of the pool and over all chunks.

@@ -107,7 +107,7 @@ def copy_frames(
 
 
 @kernel
-def gather_float32(
+def gather_float32(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
@@ -129,7 +129,7 @@ def gather_float32(
 
 
 @kernel
-def gather_half(
+def gather_half(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
@@ -157,7 +157,7 @@ def gather_half(
 
 
 @kernel
-def copy_pixels(
+def copy_pixels(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
@@ -173,7 +173,7 @@ def copy_pixels(
 
 
 @kernel
-def _fill(
+def _fill(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     start: int,
@@ -202,7 +202,9 @@ def _fill(
 
 
 @kernel
-def _widen(values: NDArray[Any], scale: np.float32, kind: int, out: NDArray[np.float32]) -> None:
+def _widen(  # pragma: no cover - compiled
+    values: NDArray[Any], scale: np.float32, kind: int, out: NDArray[np.float32]
+) -> None:
     """Write scaled float32 amplitudes of consecutive pixels."""
     if kind == _COUNTS:
         for i in range(values.size):
@@ -216,7 +218,7 @@ def _widen(values: NDArray[Any], scale: np.float32, kind: int, out: NDArray[np.f
 
 
 @kernel
-def _interleave_four(
+def _interleave_four(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     start: int,
@@ -245,7 +247,7 @@ def _interleave_four(
 
 
 @kernel
-def _half_value(bits: np.uint32) -> np.float32:
+def _half_value(bits: np.uint32) -> np.float32:  # pragma: no cover - compiled
     """Return the float32 value of float16 bits."""
     magnitude = (bits & np.uint32(0x7FFF)) << np.uint32(13)
     if (bits & np.uint32(0x7C00)) == np.uint32(0x7C00):
@@ -257,7 +259,9 @@ def _half_value(bits: np.uint32) -> np.float32:
 
 
 @kernel
-def _round_to_bfloat16(bits: NDArray[np.uint32], out: NDArray[np.uint16]) -> None:
+def _round_to_bfloat16(  # pragma: no cover - compiled
+    bits: NDArray[np.uint32], out: NDArray[np.uint16]
+) -> None:
     """Write the upper halves of float32 bits, rounded half to even; NaN stays NaN."""
     for i in range(bits.size):
         word = bits[i]
@@ -269,7 +273,7 @@ def _round_to_bfloat16(bits: NDArray[np.uint32], out: NDArray[np.uint16]) -> Non
 
 
 @kernel
-def _round_to_float16(
+def _round_to_float16(  # pragma: no cover - compiled
     bits: NDArray[np.uint32], values: NDArray[np.float32], out: NDArray[np.uint16]
 ) -> None:
     """Write float16 bits of float32 values, rounded half to even; NaN stays NaN."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 import xxhash
 from numpy.typing import NDArray
 
+from ptyzarr.compiled import available_cores
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.streaming.budget import Demand, plan_memory
@@ -388,10 +389,7 @@ def count_threads() -> int:
 
     ``LOCAL_WORLD_SIZE``, which launchers such as torchrun set, is the number of local ranks.
     """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    cores = available_cores()
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, cores // int(ranks)) if ranks.isdigit() and int(ranks) > 0 else cores
 

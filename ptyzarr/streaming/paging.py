@@ -29,7 +29,7 @@ _EMPTY: Final = 2**31 - 1  # a slot without a chunk goes first
 
 
 @kernel
-def reset_slots(state: NDArray[np.int64]) -> None:
+def reset_slots(state: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     """Put every slot into the heap, unused so far."""
     knot = state.shape[0] - 1
     for slot in range(knot):
@@ -42,7 +42,7 @@ def reset_slots(state: NDArray[np.int64]) -> None:
 
 
 @kernel
-def _scan_of(group: int, group_starts: NDArray[np.int64]) -> int:
+def _scan_of(group: int, group_starts: NDArray[np.int64]) -> int:  # pragma: no cover - compiled
     """Return the scan that a group belongs to."""
     low, high = 0, group_starts.size - 1
     while high - low > 1:
@@ -55,7 +55,7 @@ def _scan_of(group: int, group_starts: NDArray[np.int64]) -> int:
 
 
 @kernel
-def collect_steps(
+def collect_steps(  # pragma: no cover - compiled
     order: NDArray[np.int64],
     batch_edges: NDArray[np.int64],
     first_batch: int,
@@ -139,7 +139,7 @@ def collect_steps(
 
 
 @kernel
-def link_uses(
+def link_uses(  # pragma: no cover - compiled
     uses: NDArray[np.int32],
     use_edges: NDArray[np.int64],
     later_uses: NDArray[np.int32],
@@ -169,7 +169,7 @@ def link_uses(
 
 
 @kernel
-def plan_steps(
+def plan_steps(  # pragma: no cover - compiled
     first_step: int,
     first_job: int,
     depth: int,
@@ -250,7 +250,7 @@ def plan_steps(
 
 
 @kernel
-def frame_offsets(
+def frame_offsets(  # pragma: no cover - compiled
     groups: NDArray[np.int64],
     slots_of_uses: NDArray[np.int32],
     frame_uses: NDArray[np.int32],
@@ -270,7 +270,9 @@ def frame_offsets(
 
 
 @kernel
-def _sort_pairs(chunks: NDArray[np.int64], slots: NDArray[np.int64], start: int, stop: int) -> None:
+def _sort_pairs(  # pragma: no cover - compiled
+    chunks: NDArray[np.int64], slots: NDArray[np.int64], start: int, stop: int
+) -> None:
     """Sort a job's few loads by chunk, in place."""
     for i in range(start + 1, stop):
         chunk, slot = chunks[i], slots[i]
@@ -282,7 +284,9 @@ def _sort_pairs(chunks: NDArray[np.int64], slots: NDArray[np.int64], start: int,
 
 
 @kernel
-def _touch(slot: int, step: int, following: int, state: NDArray[np.int64]) -> None:
+def _touch(  # pragma: no cover - compiled
+    slot: int, step: int, following: int, state: NDArray[np.int64]
+) -> None:
     """Note a use of a slot that is in neither the ring nor the heap: it becomes the youngest."""
     knot = state.shape[0] - 1
     youngest = state[knot, _OLDER]
@@ -295,7 +299,7 @@ def _touch(slot: int, step: int, following: int, state: NDArray[np.int64]) -> No
 
 
 @kernel
-def _take_slot(slot: int, state: NDArray[np.int64]) -> None:
+def _take_slot(slot: int, state: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     """Take a slot out of the heap or the ring, wherever it is."""
     place = state[slot, _PLACE]
     if place < 0:
@@ -316,7 +320,9 @@ def _take_slot(slot: int, state: NDArray[np.int64]) -> None:
 
 
 @kernel
-def _release_aged(oldest_kept: int, state: NDArray[np.int64]) -> None:
+def _release_aged(
+    oldest_kept: int, state: NDArray[np.int64]
+) -> None:  # pragma: no cover - compiled
     """Move slots last used before a step from the ring to the heap: they may be overwritten."""
     knot = state.shape[0] - 1
     slot = state[knot, _YOUNGER]
@@ -331,14 +337,14 @@ def _release_aged(oldest_kept: int, state: NDArray[np.int64]) -> None:
 
 
 @kernel
-def _build_heap(state: NDArray[np.int64]) -> None:
+def _build_heap(state: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     """Order the heap again after all next uses changed."""
     for place in range(state[state.shape[0] - 1, _PLACE] // 2 - 1, -1, -1):
         _sift_down(place, state)
 
 
 @kernel
-def _goes_before(a: int, b: int, state: NDArray[np.int64]) -> bool:
+def _goes_before(a: int, b: int, state: NDArray[np.int64]) -> bool:  # pragma: no cover - compiled
     """Whether slot `a` makes room before slot `b`."""
     if state[a, _NEXT] != state[b, _NEXT]:
         return bool(state[a, _NEXT] > state[b, _NEXT])
@@ -346,7 +352,7 @@ def _goes_before(a: int, b: int, state: NDArray[np.int64]) -> bool:
 
 
 @kernel
-def _sift_up(place: int, state: NDArray[np.int64]) -> None:
+def _sift_up(place: int, state: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     slot = state[place, _HEAP]
     while place > 0:
         parent = (place - 1) // 2
@@ -360,7 +366,7 @@ def _sift_up(place: int, state: NDArray[np.int64]) -> None:
 
 
 @kernel
-def _sift_down(place: int, state: NDArray[np.int64]) -> None:
+def _sift_down(place: int, state: NDArray[np.int64]) -> None:  # pragma: no cover - compiled
     slot = state[place, _HEAP]
     size = state[state.shape[0] - 1, _PLACE]
     while True:

@@ -234,7 +234,7 @@ def _sort_by_tile(
 
 
 @kernel
-def _counting_sort(
+def _counting_sort(  # pragma: no cover - compiled
     tiles: NDArray[Any], places: NDArray[np.int64], first: int, groups: NDArray[Any]
 ) -> None:
     """Write group numbers in the order of their tiles; `places` holds each tile's next place."""
@@ -245,7 +245,7 @@ def _counting_sort(
 
 
 @kernel
-def _concatenate_tiles(
+def _concatenate_tiles(  # pragma: no cover - compiled
     groups: NDArray[Any],
     starts: NDArray[np.int64],
     tiles: NDArray[np.int64],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -13,19 +14,28 @@ from ptyzarr.errors import ConfigError
 from ptyzarr.streaming import Batch, GroupLoader, StreamableScan, count_threads
 
 _DEFAULT: Final = LoaderConfig()
+_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Batch))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """Batches of an epoch that a worker has still to deliver: `first` and up to `stop`."""
+
+    epoch: int
+    first: int
+    stop: int
 
 
 class GroupDataset(IterableDataset[dict[str, Any]]):
     """Batches of canonical groups for ``DataLoader(dataset, batch_size=None)``.
 
     Every item is a whole batch: the fields of `Batch` in a dict. ``num_workers=0`` is the fast
-    way, because the loader reads ahead in threads. In worker processes (start method ``spawn``)
-    each worker is a rank of its own: together they deliver every group of the epoch once, each
-    within ``config.memory``.
+    way, because the loader reads ahead in threads. Worker processes (start method ``spawn``)
+    deliver the same batches, each a run of consecutive ones, and each within ``config.memory``.
 
-    Iterating again goes on to the next epoch. Workers that are started for each epoch begin with
-    the state of the dataset they were made from, so call `set_epoch` before each epoch; workers
-    that persist go on by themselves, and do not see later calls.
+    Iterating again goes on to the next epoch. Workers that are started for each epoch begin
+    where the dataset is in the main process, so call `set_epoch` before each epoch; workers that
+    persist go on by themselves, and do not see later calls.
 
     Parameters
     ----------
@@ -46,26 +56,29 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         self._state: dict[str, Any] | None = None
         self._epoch: int | None = None
         self._loader: GroupLoader | None = None
+        self._part: Part | None = None
+        self._is_resumed = False
 
     def __len__(self) -> int:
-        """Return the number of batches of an epoch in this process.
-
-        Workers round up each for itself, so W of them may deliver up to W - 1 batches more.
-        """
+        """Return the number of batches in an epoch, whatever the number of workers."""
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.loader:
-            yield {name: getattr(batch, name) for name in _FIELDS}
+        if get_worker_info() is None:
+            yield from map(_as_dict, self.loader)
+            return
+        loader = self.loader
+        if n_batches := self._begin_part(loader):
+            for batch in islice(loader, n_batches):
+                if self._part is not None:
+                    self._part = dataclasses.replace(self._part, first=self._part.first + 1)
+                yield _as_dict(batch)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the loader, and take its place in the epoch along."""
         state = self.__dict__.copy()
         if self._loader is not None:
-            place = self._loader.state_dict()
-            # Between epochs the number is enough, and fits any number of workers.
-            state["_state"] = place if place["next_batch"] else None
-            state["_epoch"] = place["epoch"]
+            state["_state"], state["_epoch"] = self._loader.state_dict(), None
         state["_loader"] = None
         return state
 
@@ -80,9 +93,10 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         BudgetError, DeviceError, GroupingError
             As `GroupLoader` raises them.
         """
-        config = _share_of_worker(self._config)
+        config = _config_here(self._config)
         if self._loader is not None and self._loader.config != config:
             # A forked worker has inherited the loader of its parent.
+            self._state, self._epoch = self._loader.state_dict(), None
             self._loader = None
         if self._loader is None:
             self._loader = GroupLoader(self._stores, self._grouping, config, scale=self._scale)
@@ -94,13 +108,21 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration delivers; see `GroupLoader.set_epoch`."""
-        self._epoch = epoch
+        self._epoch, self._part = epoch, None
         if self._loader is not None:
             self._loader.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where this process is in its epoch, as plain JSON."""
-        return self.loader.state_dict()
+        """Return where this process is in its epoch, as plain JSON.
+
+        The main process sees no progress of its workers: with workers, each has a state of its
+        own, which fits the same worker among as many.
+        """
+        state = self.loader.state_dict()
+        if self._part is not None:
+            state["epoch"], state["next_batch"] = self._part.epoch, self._part.first
+            state["stop_batch"] = self._part.stop
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a dataset with the same order was.
@@ -108,11 +130,22 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         Raises
         ------
         ConfigError
-            As `GroupLoader.load_state_dict`; the number of workers is part of the order.
+            As `GroupLoader.load_state_dict`, or if the state is a worker's and this is none.
         """
-        self._state, self._epoch = dict(state), None
-        if self._loader is not None:
-            self._loader.load_state_dict(state)
+        if "stop_batch" not in state:
+            self._state, self._epoch, self._part = dict(state), None, None
+            if self._loader is not None:
+                self._loader.load_state_dict(state)
+            return
+        if get_worker_info() is None:
+            raise ConfigError(
+                "the state is that of a worker process; expected the main process's; load it in "
+                "the worker that it was taken from"
+            )
+        # A part that is over may end with the epoch, where no loader can be.
+        self.loader.load_state_dict({**state, "next_batch": 0})
+        self._part = Part(state["epoch"], state["next_batch"], state["stop_batch"])
+        self._is_resumed = True
 
     def close(self) -> None:
         """Give the memory of this process's loader back; a later iteration makes a new one."""
@@ -121,12 +154,37 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
             self._loader.close()
             self._loader = None
 
+    def _begin_part(self, loader: GroupLoader) -> int:
+        """Move the loader to this worker's part of the epoch; return its number of batches."""
+        part = self._part
+        if part is None or not self._is_resumed:
+            place = loader.state_dict()
+            epoch, first = place["epoch"], place["next_batch"]
+            if part is not None:
+                epoch, first = part.epoch + 1, 0
+            part = _split_epoch(epoch, first, len(loader))
+        self._part, self._is_resumed = part, False
+        if part.first < part.stop:
+            place = {"epoch": part.epoch, "next_batch": part.first}
+            loader.load_state_dict({**loader.state_dict(), **place})
+        return part.stop - part.first
 
-_FIELDS: Final = tuple(field.name for field in dataclasses.fields(Batch))
+
+def _as_dict(batch: Batch) -> dict[str, Any]:
+    return {name: getattr(batch, name) for name in _FIELDS}
 
 
-def _share_of_worker(config: LoaderConfig) -> LoaderConfig:
-    """Return the options of this process: a worker is a rank among all workers of all ranks."""
+def _split_epoch(epoch: int, first: int, stop: int) -> Part:
+    """Return this worker's part of the batches from `first` to `stop`."""
+    worker = get_worker_info()
+    number, n_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+    n_batches = stop - first
+    edges = (first + n_batches * i // n_workers for i in (number, number + 1))
+    return Part(epoch, *edges)
+
+
+def _config_here(config: LoaderConfig) -> LoaderConfig:
+    """Return the options of this process: workers share the cores and have no CUDA device."""
     worker = get_worker_info()
     if worker is None:
         return config
@@ -136,9 +194,4 @@ def _share_of_worker(config: LoaderConfig) -> LoaderConfig:
             "there; use num_workers=0, which reads ahead in threads"
         )
     n_threads = config.n_threads or max(1, count_threads() // worker.num_workers)
-    return dataclasses.replace(
-        config,
-        rank=(config.rank or 0) * worker.num_workers + worker.id,
-        world_size=(config.world_size or 1) * worker.num_workers,
-        n_threads=n_threads,
-    )
+    return dataclasses.replace(config, n_threads=n_threads)

@@ -185,10 +185,11 @@ class CudaSink:
         small = {**fields, "scales": output.scales}
         if len(kinds) > 1:
             small.update({f"rows {i}": rows for i, rows in enumerate(kinds.values())})
-        for i, piece in enumerate(output.patches):
-            centers = patch_centers(as_tensor(piece.offsets), as_tensor(piece.relative))
-            small[f"centers {i}"], small[f"patch rows {i}"] = centers.numpy(), piece.rows
-        objects = [self._object(piece.object_guess) for piece in output.patches]
+        objects = []
+        for i, pieces in enumerate(_group_by_object(output.patches)):
+            objects.append(self._object(pieces[0].object_guess))
+            small[f"centers {i}"] = np.concatenate([_centers(piece) for piece in pieces])
+            small[f"patch rows {i}"] = np.concatenate([piece.rows for piece in pieces])
         memory = output.slot.memory
         end, places = self._place_small(memory, small)
         sources = (
@@ -371,6 +372,19 @@ def _join_pieces(
     for kind, numbers in pieces:
         rows.setdefault(kind, []).append(numbers)
     return {kind: np.concatenate(parts) for kind, parts in rows.items()}
+
+
+def _group_by_object(pieces: Sequence[PatchPiece]) -> list[list[PatchPiece]]:
+    grouped: dict[int, list[PatchPiece]] = {}
+    for piece in pieces:
+        grouped.setdefault(id(piece.object_guess), []).append(piece)
+    return list(grouped.values())
+
+
+def _centers(piece: PatchPiece) -> NDArray[np.float32]:
+    """Return what the patches of a piece are centred on, (m * C, 2) x, y in pixels."""
+    centers = patch_centers(as_tensor(piece.offsets), as_tensor(piece.relative))
+    return np.asarray(centers)
 
 
 def _round_up(nbytes: int) -> int:

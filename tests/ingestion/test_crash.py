@@ -17,6 +17,7 @@ from ptyzarr.ingestion import ingest, verify
 from ptyzarr.sources.frames import StackedFrames
 from ptyzarr.store import open_store
 
+
 @pytest.fixture
 def small_shards(set_sizes):
     set_sizes(CHUNK_FRAMES, SHARD_FRAMES)

@@ -109,7 +109,7 @@ def test_heartbeat_touches_the_lock(tmp_path, monkeypatch):
         utime(path, *rest)
         beaten.set()
 
-    monkeypatch.setattr("ptyzarr.ingestion.lock._HEARTBEAT_S", 0.001)
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.001)
     monkeypatch.setattr(os, "utime", note)
     with lock(tmp_path):
         os.utime(tmp_path / "lock", (1, 1))

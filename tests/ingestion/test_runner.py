@@ -404,9 +404,7 @@ def test_another_source_is_refused_then_overwrites(
     with pytest.raises(ScanExistsError, match=match):
         ingest(source, tmp_path / "scan.zarr", config)
     assert tree_state(tmp_path / "scan.zarr") == before
-    new = ingest(
-        source, tmp_path / "scan.zarr", IngestConfig(layout=config.layout, overwrite=True)
-    )
+    new = ingest(source, tmp_path / "scan.zarr", IngestConfig(layout=config.layout, overwrite=True))
     assert (new.digest == old.digest) == (config is ACQUIRED)
     assert np.array_equal(
         new.amplitude(np.arange(40)), make_arrays(seed=overrides.get("seed", 0))["diff3d"]

@@ -394,6 +394,24 @@ def test_an_error_in_a_thread_is_raised_once_in_its_own_type(n_threads):
     assert row_bytes(loader) == row_bytes(make_loader())
 
 
+def test_slots_that_a_failed_load_began_to_write_are_not_trusted():
+    scan = FakeScan(chunk_frames=1)
+    memory = minimum_memory(FakeScan(chunk_frames=1)) + 60 * scan.chunks.chunk_nbytes
+    loader = make_loader(scan, memory=memory)
+    exhaust(loader)
+    # The whole pool is in use now; this epoch fails in the middle of a job.
+    for broken in range(100, 200, 10):
+        scan.chunks.broken = broken
+        loader.set_epoch(1)
+        with pytest.raises(OSError, match="broken chunk"):
+            exhaust(loader)
+        scan.chunks.broken = None
+        loader.set_epoch(1)
+        reference = make_loader()
+        reference.set_epoch(1)
+        assert row_bytes(loader) == row_bytes(reference)
+
+
 def test_a_second_iterator_closes_the_first():
     loader = make_loader()
     first = iter(loader)

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptyzarr.errors import ConfigError
@@ -37,6 +37,7 @@ def orders(policy, scans, *, seed=0, epoch=0, world_size=1, batch_size=1):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 90), min_size=1, max_size=3),
     tile_frames=st.integers(1, 9),
@@ -52,6 +53,7 @@ def test_ranks_together_hold_each_group_once(policy, sizes, tile_frames, parts, 
     assert all(part.dtype == np.int64 for part in parts)
 
 
+@settings(deadline=None)
 @given(
     n_groups=st.integers(1, 500),
     batch_size=st.integers(1, 20),
@@ -149,6 +151,7 @@ def test_full_order_does_not_depend_on_layout_and_tiles():
     assert order.tolist() == other.tolist()
 
 
+@settings(deadline=None)
 @given(n_tiles=st.integers(16, 100), tile_frames=st.integers(1, 5), epoch=st.integers(0, 5))
 def test_a_tile_stays_in_one_window(n_tiles, tile_frames, epoch):
     (order,) = orders("window", [scan(n_tiles * tile_frames, tile_frames)], epoch=epoch)

@@ -74,6 +74,25 @@ def test_short_floats_have_the_bits_of_the_host_sink(kinds, dtype):
     assert_same_bits(got, host.deliver(batch.fill(host)))
 
 
+def test_patches_may_come_group_by_group():
+    scans = make_scans([(np.uint16, True), (np.uint16, True)])
+    staged, host = make_sinks(scans, 4, patches=True)
+    batch = MemoryBatch(scans, BATCH, 4, 0)
+    want = host.deliver(batch.fill(host))
+    batch.patches = [
+        dataclasses.replace(
+            piece,
+            offsets=piece.offsets[i : i + 1],
+            relative=piece.relative[i : i + 1],
+            rows=piece.rows[i : i + 1],
+        )
+        for piece in batch.patches
+        for i in range(len(piece.rows))
+    ]
+    assert len(batch.patches) == BATCH
+    assert_same_bits(staged.deliver(batch.fill(staged)), want)
+
+
 def test_without_patches_there_is_no_y():
     scans = make_scans([(np.uint16, True)])
     staged, _ = make_sinks(scans, 1)

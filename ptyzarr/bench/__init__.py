@@ -1,0 +1,41 @@
+"""Contenders and their tables; the command line and the scripts in ``benchmarks/`` call them."""
+
+from ptyzarr.bench.contender import BatchTrial, Contender, Delivery, Entry, Work
+from ptyzarr.bench.epochs import EVERY, REFERENCE, SHORT, epoch_entries, measure_epochs
+from ptyzarr.bench.quality import ShuffleQuality, shuffle_quality
+from ptyzarr.bench.report import (
+    BenchReport,
+    draw_report,
+    format_markdown,
+    format_table,
+    make_report,
+    save_json,
+)
+from ptyzarr.bench.rounds import Row, run_rounds
+from ptyzarr.bench.run import run_bench
+from ptyzarr.bench.workload import Workload
+
+__all__ = [
+    "EVERY",
+    "REFERENCE",
+    "SHORT",
+    "BatchTrial",
+    "BenchReport",
+    "Contender",
+    "Delivery",
+    "Entry",
+    "Row",
+    "ShuffleQuality",
+    "Work",
+    "Workload",
+    "draw_report",
+    "epoch_entries",
+    "format_markdown",
+    "format_table",
+    "make_report",
+    "measure_epochs",
+    "run_bench",
+    "run_rounds",
+    "save_json",
+    "shuffle_quality",
+]

@@ -1,0 +1,74 @@
+"""Groups written out in full: PtychoPINN's memory map, and annbatch's blocks."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
+
+import numpy as np
+
+from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery
+from ptyzarr.bench.files import BLOCK_GROUPS, BLOCKS, DUPLICATED, shuffled_once
+from ptyzarr.bench.peers import ZARRS, amplitude, open_zarr
+from ptyzarr.bench.ram import lay_out
+from ptyzarr.bench.workload import Workload
+
+#: Blocks that are read together and shuffled in memory.
+_PRELOAD: Final = 16
+
+
+def make_tensordict_trial(work: Workload) -> BatchTrial:
+    """Return a trial of a tensordict memory map that holds every group in full."""
+    tensordict, torch = import_module("tensordict"), import_module("torch")
+    torch.set_num_threads(work.n_threads)
+    members, size = work.members(), work.open().frame_size
+    images = tensordict.MemoryMappedTensor.from_filename(
+        str(work.path(DUPLICATED) / "images.memmap"),
+        dtype=torch.float32,
+        shape=(*members.shape, size, size),
+    )
+    groups = tensordict.TensorDict({"images": images}, batch_size=[len(members)])
+
+    def batches(epoch: int) -> Deliveries:
+        order = np.random.default_rng((work.seed, epoch)).permutation(len(members))
+        for first in range(0, len(order), work.batch_size):
+            index = order[first : first + work.batch_size]
+            x = groups[torch.from_numpy(index)]["images"]
+            if work.channels == "last":
+                x = x.permute(0, 2, 3, 1).contiguous()
+            yield Delivery(x=x, members=members[index])
+
+    return BatchTrial(batches, work.round_s)
+
+
+def make_blocks_trial(work: Workload) -> BatchTrial:
+    """Return a trial of random contiguous blocks, several at once, shuffled in memory."""
+    try:
+        import_module("zarrs")
+        pipeline = ZARRS
+    except ImportError:
+        pipeline = None
+    array = open_zarr(work.path(BLOCKS), pipeline, work)
+    members, store = shuffled_once(work), work.open()
+    is_counts, size = store.quantity == "counts", store.frame_size
+    group_size = work.grouping.group_size
+    last = np.empty((work.batch_size, size, size, group_size), np.float32)
+    n_blocks = -(-len(members) // BLOCK_GROUPS)
+
+    def batches(epoch: int) -> Deliveries:
+        rng = np.random.default_rng((work.seed, epoch))
+        blocks = rng.permutation(n_blocks)
+        for start in range(0, n_blocks, _PRELOAD):
+            rows = np.sort(blocks[start : start + _PRELOAD])[:, np.newaxis] * BLOCK_GROUPS
+            rows = (rows + np.arange(BLOCK_GROUPS)).reshape(-1)
+            rows = rows[rows < len(members)]
+            buffer = array.oindex[rows]
+            order = rng.permutation(len(rows))
+            for first in range(0, len(order), work.batch_size):
+                part = order[first : first + work.batch_size]
+                x = amplitude(buffer[part], is_counts=is_counts).reshape(-1, size, size)
+                yield Delivery(
+                    x=lay_out(x, members[rows[part]], last, work), members=members[rows[part]]
+                )
+
+    return BatchTrial(batches, work.round_s)

@@ -1,0 +1,97 @@
+"""The epoch table: which contenders, under which conditions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ptyzarr.bench.catalogue import CONTENDERS
+from ptyzarr.bench.contender import Entry
+from ptyzarr.bench.report import BenchReport, make_report
+from ptyzarr.bench.rounds import run_rounds
+from ptyzarr.bench.workload import Workload
+from ptyzarr.config import format_size
+from ptyzarr.progress import Progress
+
+#: Row to which the others are compared: the scan as float32 in memory, with all threads.
+REFERENCE: Final = "RAM float32 index_select, all threads"
+#: What `ptyzarr bench` runs on a user's scan: ours, the plain ways, readers of our own store.
+SHORT: Final = ("window", "full", "canonical", "ram", "memmap", "zarr-store", "tensorstore-store",
+                "gather", "decode")  # fmt: skip
+EVERY: Final = tuple(CONTENDERS)
+
+_BUDGETED: Final = {"window", "full", "canonical"}
+
+
+def epoch_entries(work: Workload, keys: Sequence[str], roomy: str | int | None) -> list[Entry]:
+    """Return the rows of the table.
+
+    Parameters
+    ----------
+    work
+        Conditions.
+    keys
+        Contenders, in the order of the table.
+    roomy
+        A second budget, for one more row of the window shuffle; None for no such row.
+    """
+    entries: list[Entry] = []
+    for key in keys:
+        contender = CONTENDERS[key]
+        label = contender.label
+        if key in _BUDGETED:
+            label = f"{label}, {format_size(work.memory_bytes)}"
+        if key == "ram":
+            alone = dataclasses.replace(work, n_threads=1)
+            one = Entry(label=f"{label}, 1 thread", contender=contender, workload=alone)
+            entries.append(one)
+            label = f"{label}, all threads"
+        entries.append(Entry(label=label, contender=contender, workload=work))
+        if key == "window" and roomy is not None:
+            rich = dataclasses.replace(work, memory=roomy)
+            label = f"{contender.label}, {format_size(rich.memory_bytes)}"
+            entries.append(Entry(label=label, contender=contender, workload=rich))
+    return entries
+
+
+def measure_epochs(
+    work: Workload,
+    keys: Sequence[str] = EVERY,
+    *,
+    n_rounds: int = 5,
+    roomy: str | int | None = None,
+    max_disk: int = 32 * 1024**3,
+    progress: Progress | None = None,
+) -> BenchReport:
+    """Return the table of shuffled epochs of one scan in one layout."""
+    rows = run_rounds(epoch_entries(work, keys, roomy), n_rounds, max_disk, progress)
+    return make_report(
+        f"Epoch of groups, {_layout(work)}", "groups", REFERENCE, _conditions(work, n_rounds), rows
+    )
+
+
+def _layout(work: Workload) -> str:
+    return "(B, C, N, N)" if work.channels == "first" else "(B, N, N, C)"
+
+
+def _conditions(work: Workload, n_rounds: int) -> dict[str, Any]:
+    store = work.open()
+    chunk = store.format
+    return {
+        "frames": store.n_frames,
+        "frame_size": store.frame_size,
+        "stored_as": f"{store.quantity} {chunk.dtype}",
+        "chunk_frames": chunk.chunk_frames,
+        "groups": len(work.members()),
+        "group_size": work.grouping.group_size,
+        "n_neighbors": work.n_neighbors,
+        "batch_size": work.batch_size,
+        "channels": work.channels,
+        "threads": work.n_threads,
+        "seed": work.seed,
+        "rounds": n_rounds,
+        "round_s": work.round_s,
+        "files": "in the page cache",
+        "consumer": "drops the batch",
+    }

@@ -1,0 +1,79 @@
+"""The zarr store that checks what it reads, through every door that zarr uses."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from zarr.abc.store import RangeByteRequest
+from zarr.core.buffer import default_buffer_prototype
+
+from ptyzarr.errors import DamagedStoreError, StorageError
+from ptyzarr.store.checking import CheckingStore
+
+PROTOTYPE = default_buffer_prototype()
+
+
+@pytest.fixture
+def checking(tmp_path):
+    (tmp_path / "good").write_bytes(b"0123456789")
+    (tmp_path / "short").write_bytes(b"0123")
+    (tmp_path / "unlisted").write_bytes(b"x")
+    (tmp_path / "zarr.json").write_bytes(b"{}")
+    files = {key: {"size": 10, "sha256": ""} for key in ("good", "short", "missing")}
+    return CheckingStore(tmp_path, files)
+
+
+def get(store: CheckingStore, key: str) -> Any:
+    return asyncio.run(store.get(key, PROTOTYPE))
+
+
+def get_partial(store: CheckingStore, key: str) -> Any:
+    request = (key, RangeByteRequest(2, 4))
+    (value,) = asyncio.run(store.get_partial_values(PROTOTYPE, [request]))
+    return value
+
+
+def get_many(store: CheckingStore, key: str) -> Any:
+    async def collect() -> Any:
+        return [value async for _, value in store._get_many([(key, PROTOTYPE, None)])]
+
+    return asyncio.run(collect())[0]
+
+
+DOORS = [get, get_partial, get_many]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_listed_file_of_the_listed_size_is_read(checking, door):
+    expected = b"23" if door is get_partial else b"0123456789"
+    assert door(checking, "good").to_bytes() == expected
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("key", "what"), [("short", "has 4 bytes"), ("missing", "is missing")])
+def test_damaged_file_is_an_error(checking, door, key, what):
+    with pytest.raises(DamagedStoreError, match=f"'{key}' {what}; expected 10 bytes"):
+        door(checking, key)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_file_that_is_not_listed_is_not_there(checking, door):
+    assert door(checking, "unlisted") is None
+
+
+def test_existence_is_what_the_manifest_says(checking):
+    async def exist() -> list[bool]:
+        return [await checking.exists(k) for k in ("zarr.json", "good", "missing", "unlisted")]
+
+    assert asyncio.run(exist()) == [True, True, True, False]
+    assert get(checking, "zarr.json").to_bytes() == b"{}"
+
+
+def test_derived_stores_check_too(checking):
+    with pytest.raises(DamagedStoreError), checking as derived:
+        get(derived, "short")
+    assert checking.with_read_only(read_only=True) is checking
+    with pytest.raises(StorageError, match="published store"):
+        checking.with_read_only()
