@@ -28,7 +28,12 @@ from ptyzarr.bench.peers import (
     make_workers_trial,
     make_workers_zarrs_trial,
 )
-from ptyzarr.bench.ram import make_memmap_trial, make_torch_trial, resident_amplitudes
+from ptyzarr.bench.ram import (
+    make_memmap_trial,
+    make_torch_ahead_trial,
+    make_torch_trial,
+    resident_amplitudes,
+)
 
 _OURS: Final = (
     Contender(
@@ -69,8 +74,17 @@ _PLAIN: Final = (
         key="ram",
         label="RAM float32 index_select",
         how="torch.index_select from the whole scan in memory into memory that is used again; "
-        "for channels last one copy into that layout",
+        "for channels last a strided copy for each channel; torch's threads inside a batch",
         make=make_torch_trial,
+        needs=("torch",),
+        files=(RAW,),
+        resident=resident_amplitudes,
+    ),
+    Contender(
+        key="ram-ahead",
+        label="RAM float32 index_select, ahead",
+        how="the same in one torch thread a batch, as many batches at once as there are threads",
+        make=make_torch_ahead_trial,
         needs=("torch",),
         files=(RAW,),
         resident=resident_amplitudes,

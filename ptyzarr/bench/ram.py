@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
@@ -14,29 +17,68 @@ from ptyzarr.bench.files import RAW
 from ptyzarr.bench.workload import Workload, shuffled
 
 
-def make_torch_trial(work: Workload) -> BatchTrial:
-    """Return a trial of ``torch.index_select`` into memory that is used again.
+class TorchGather:
+    """``torch.index_select`` of batches into memory that is used again.
 
-    Channels last adds one copy into the other layout, which is the fastest way that torch has.
+    Channels last adds a strided copy for each channel, the fastest way found in torch and NumPy.
     """
-    torch = import_module("torch")
-    torch.set_num_threads(work.n_threads)
-    frames, groups = torch.from_numpy(np.load(work.path(RAW))), work.members()
-    size, group_size = frames.shape[1], work.grouping.group_size
-    flat = torch.empty((work.batch_size * group_size, size, size), dtype=torch.float32)
-    last = torch.empty((work.batch_size, size, size, group_size), dtype=torch.float32)
+
+    def __init__(self, work: Workload, n_threads: int, n_buffers: int) -> None:
+        torch = import_module("torch")
+        torch.set_num_threads(n_threads)
+        self._torch, self._work = torch, work
+        self._frames, self.groups = torch.from_numpy(np.load(work.path(RAW))), work.members()
+        size, self._group_size = self._frames.shape[1], work.grouping.group_size
+        first = (work.batch_size * self._group_size, size, size)
+        last = (work.batch_size, size, size, self._group_size)
+        self._buffers = deque(
+            (torch.empty(first), torch.empty(last if work.channels == "last" else 0))
+            for _ in range(n_buffers)
+        )
+
+    def gather(self, members: NDArray[np.int64]) -> Delivery:
+        """Return a batch; its memory is used again after as many as there are buffers."""
+        flat, last = self._buffers.popleft()
+        part, size = flat[: members.size], flat.shape[-1]
+        index = self._torch.from_numpy(members.reshape(-1))
+        self._torch.index_select(self._frames, 0, index, out=part)
+        x = part.view(-1, self._group_size, size, size)
+        if self._work.channels == "last":
+            interleaved = last[: len(members)]
+            for channel in range(self._group_size):
+                interleaved[..., channel] = x[:, channel]
+            x = interleaved
+        self._buffers.append((flat, last))
+        return Delivery(x=x, members=members)
+
+
+def make_torch_trial(work: Workload) -> BatchTrial:
+    """Return a trial of one batch after the other, torch's own threads in each."""
+    source = TorchGather(work, work.n_threads, 1)
 
     def batches(epoch: int) -> Deliveries:
-        for members in cut(shuffled(groups, work.seed, epoch), work.batch_size):
-            index = torch.from_numpy(members.reshape(-1))
-            part = flat[: members.size]
-            torch.index_select(frames, 0, index, out=part)
-            x = part.view(-1, group_size, size, size)
-            if work.channels == "last":
-                x = last[: len(members)].copy_(x.permute(0, 2, 3, 1))
-            yield Delivery(x=x, members=members)
+        for members in cut(shuffled(source.groups, work.seed, epoch), work.batch_size):
+            yield source.gather(members)
 
     return BatchTrial(batches, work.round_s)
+
+
+def make_torch_ahead_trial(work: Workload) -> BatchTrial:
+    """Return a trial of batches gathered ahead by as many threads, one batch each."""
+    source = TorchGather(work, 1, 2 * work.n_threads + 1)
+    pool = ThreadPoolExecutor(work.n_threads)
+
+    def batches(epoch: int) -> Deliveries:
+        parts = iter(cut(shuffled(source.groups, work.seed, epoch), work.batch_size))
+        ahead = deque(
+            pool.submit(source.gather, part) for part in itertools.islice(parts, work.n_threads)
+        )
+        while ahead:
+            delivery = ahead.popleft().result()
+            ahead.extend(pool.submit(source.gather, part) for part in itertools.islice(parts, 1))
+            yield delivery
+
+    return BatchTrial(batches, work.round_s, close=pool.shutdown)
 
 
 def make_memmap_trial(work: Workload) -> BatchTrial:

@@ -9,7 +9,7 @@ import pytest
 from synthetic import make_arrays, make_npz
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import ConfigError, DeviceError
+from ptyzarr.errors import ConfigError, DeviceError, StorageError
 from ptyzarr.ingestion import ingest, verify
 
 
@@ -25,16 +25,13 @@ class Counter:
     def finish(self) -> None: ...
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # sockets of the cluster at its end
+# Sockets and processes that the cluster leaves to the garbage collector at its end.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
-def test_cluster_writes_the_same_store(tmp_path, set_sizes, monkeypatch, compressed):
+@pytest.mark.slow
+def test_cluster_writes_the_same_stores(tmp_path, set_sizes, monkeypatch):
     distributed = pytest.importorskip("distributed")
     set_sizes(2, 8)
-    make_npz(tmp_path / "scan.npz", compressed=compressed)
-    local = ingest(tmp_path / "scan.npz", tmp_path / "local.zarr")
-    monkeypatch.chdir(tmp_path)  # workers started before have another directory
     with distributed.LocalCluster(
         processes=True,
         n_workers=2,
@@ -42,13 +39,44 @@ def test_cluster_writes_the_same_store(tmp_path, set_sizes, monkeypatch, compres
         dashboard_address=None,
         local_directory=str(tmp_path / "dask"),
     ) as cluster:
-        progress = Counter()
-        config = IngestConfig(scheduler=cluster.scheduler_address)
-        store = ingest("scan.npz", "scan.zarr", config, progress=progress)
-    assert progress.done == 40
-    assert store.digest == local.digest
-    assert store.amplitude(np.arange(40)).tobytes() == make_arrays()["diff3d"].tobytes()
-    verify(tmp_path / "scan.zarr", tmp_path / "scan.npz")
+        monkeypatch.chdir(tmp_path)  # the workers have another directory
+        for compressed in (False, True):
+            make_npz(tmp_path / "scan.npz", compressed=compressed)
+            progress = Counter()
+            config = IngestConfig(scheduler=cluster.scheduler_address)
+            store = ingest("scan.npz", f"{compressed}.zarr", config, progress=progress)
+            assert progress.done == 40
+            assert store.amplitude(np.arange(40)).tobytes() == make_arrays()["diff3d"].tobytes()
+            verify(f"{compressed}.zarr", "scan.npz")
+            assert store.digest == ingest("scan.npz", f"{compressed}-local.zarr").digest
+
+
+def test_dying_workers_are_said_and_resumable(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    killed = pytest.importorskip("distributed.scheduler").KilledWorker("shard", None, 3)
+
+    class Client:
+        loop = None
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        def __enter__(self) -> Client:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def compute(self, tasks: list[object], retries: int) -> list[object]:
+            return tasks
+
+    def die(*_: object, **__: object) -> None:
+        raise killed
+
+    monkeypatch.setattr(distributed, "Client", Client)
+    monkeypatch.setattr(distributed, "as_completed", die)
+    source = make_npz(tmp_path / "scan.npz")
+    with pytest.raises(StorageError, match="run the same command to resume"):
+        ingest(source, tmp_path / "scan.zarr", IngestConfig(scheduler="tcp://x:1"))
+    ingest(source, tmp_path / "scan.zarr").close()
 
 
 def test_missing_package_names_what_to_install(tmp_path, monkeypatch):

@@ -1,0 +1,76 @@
+"""Peak memory stays below what was promised, measured in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import make_arrays, make_npz
+
+from ptyzarr.config import parse_size
+
+_MEASURE = """
+import sys
+from pathlib import Path
+import ptyzarr.ingestion
+from ptyzarr.config import IngestConfig
+{imports}
+
+def memory(field):
+    # What the kernel counts for this process, in KiB: now, or the most so far.
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1])
+
+before = memory("VmRSS")
+{work}
+print((memory("VmHWM") - before) * 1024)
+"""
+
+
+def peak_growth(imports: str, work: str, *arguments: object) -> int:
+    """Return by how many bytes the peak exceeds what interpreter and imports take."""
+    code = _MEASURE.format(imports=imports, work=work)
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def large_npz(path: Path, dtype: str, compressed: bool) -> Path:
+    """Write about 200 MB of frames; half of a deflated source's time is its compression."""
+    frames = np.tile(make_arrays(64, 128)["diff3d"], (50, 1, 1))
+    if dtype == "float64":  # declared counts
+        frames = np.rint(np.square(frames[:1600], dtype=np.float64))
+    scan = make_arrays(len(frames), 16)
+    positions = {key: scan[key] for key in ("xcoords", "ycoords")}
+    return make_npz(
+        path, compressed=compressed, diff3d=frames, probeGuess=np.ones((128, 128), "c8"),
+        **positions, xcoords_start=None, ycoords_start=None, scan_index=None,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("dtype", "compressed", "quantity", "n_workers"),
+    [
+        pytest.param("float32", False, "amplitude", 2, id="stored"),
+        pytest.param("float32", True, "amplitude", 2, id="deflated"),
+        pytest.param("float64", False, "counts", 6, id="declared counts, six workers"),
+    ],
+)
+def test_ingest_stays_within_its_budget(tmp_path, dtype, compressed, quantity, n_workers):
+    source = large_npz(tmp_path / "scan.npz", dtype, compressed)
+    budget = "192MiB"
+    growth = peak_growth(
+        "",
+        "config = IngestConfig(memory=sys.argv[3], quantity=sys.argv[4], n_workers="
+        "int(sys.argv[5]))\n"
+        "ptyzarr.ingestion.ingest(sys.argv[1], sys.argv[2], config).close()",
+        source, tmp_path / "scan.zarr", budget, quantity, n_workers,
+    )  # fmt: skip
+    print(f"{growth / 2**20:.0f} MiB")
+    assert growth < parse_size(budget)
