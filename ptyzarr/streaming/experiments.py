@@ -12,9 +12,9 @@ from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.grouping import GroupTable, cached_group_table, group_coords, normalization_factor
 from ptyzarr.scan import ChunkReader, Quantity, ScanLike
-from ptyzarr.streaming.recycling import ALIGNMENT
 from ptyzarr.streaming.sampling import SampledScan
 from ptyzarr.streaming.sinks import Fields, PatchPiece, Piece
+from ptyzarr.streaming.vectors import ALIGNMENT
 from ptyzarr.streaming.window import FrameMap
 
 

@@ -18,6 +18,15 @@ from numpy.typing import NDArray
 
 from ptyzarr.compiled import kernel
 from ptyzarr.errors import DtypeError
+from ptyzarr.streaming.vectors import (
+    ALIGNMENT,
+    LANES,
+    stream_counts,
+    stream_fence,
+    stream_four_counts,
+    stream_four_values,
+    stream_values,
+)
 
 # Pixels of one channel that pass through scratch at a time: 9 channels of it stay in L1.
 _BLOCK: Final = 512
@@ -118,6 +127,10 @@ def gather_float32(  # pragma: no cover - compiled
     """Gather to float32; see `gather_frames`."""
     n_groups, n_channels = offsets.shape
     n_pixels = out.shape[1] // n_channels
+    is_aligned = out.ctypes.data % ALIGNMENT == 0 and n_pixels % LANES == 0
+    if is_aligned and n_channels in (1, 4) and kind != _HALF_AMPLITUDES:
+        _stream(frames, offsets, rows, scale, kind, out)
+        return
     block = n_pixels if n_channels in (1, 4) else _BLOCK
     scratch = np.empty((n_channels, _BLOCK + _PAD), np.float32)
     for group in range(n_groups):
@@ -126,6 +139,40 @@ def gather_float32(  # pragma: no cover - compiled
             n = min(block, n_pixels - start)
             target = row[start * n_channels : (start + n) * n_channels]
             _fill(frames, offsets[group], start, n, scale, kind, scratch, target)
+
+
+@kernel
+def _stream(  # pragma: no cover - compiled
+    frames: NDArray[Any],
+    offsets: NDArray[np.int64],
+    rows: NDArray[np.int64],
+    scale: np.float32,
+    kind: int,
+    out: NDArray[np.float32],
+) -> None:
+    """Gather one or four aligned channels, stored past the caches."""
+    flat = out.reshape(-1)
+    n_channels = offsets.shape[1]
+    n_pixels = out.shape[1] // n_channels
+    for group in range(offsets.shape[0]):
+        place = rows[group] * out.shape[1]
+        if n_channels == 1:
+            first = offsets[group, 0]
+            for pixel in range(0, n_pixels, LANES):
+                if kind == _COUNTS:
+                    stream_counts(frames, first + pixel, flat, place + pixel, scale)
+                else:
+                    stream_values(frames, first + pixel, flat, place + pixel, scale)
+        else:
+            a, b = offsets[group, 0], offsets[group, 1]
+            c, d = offsets[group, 2], offsets[group, 3]
+            for pixel in range(0, n_pixels, LANES):
+                starts = (a + pixel, b + pixel, c + pixel, d + pixel)
+                if kind == _COUNTS:
+                    stream_four_counts(frames, starts, flat, place + 4 * pixel, scale)
+                else:
+                    stream_four_values(frames, starts, flat, place + 4 * pixel, scale)
+    stream_fence()
 
 
 @kernel

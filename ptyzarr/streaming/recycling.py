@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-# Rows of vector stores and cache lines; non-temporal stores need it.
-ALIGNMENT: Final = 64
+from ptyzarr.streaming.vectors import ALIGNMENT
 
 
 class BatchMemory:

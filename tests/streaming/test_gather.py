@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from ptyzarr.errors import DtypeError
 from ptyzarr.streaming.gather import copy_frames, gather_frames
+from ptyzarr.streaming.recycling import aligned_bytes
 
 COUNTS = [pytest.param(dtype, id=dtype.__name__) for dtype in (np.uint8, np.uint16, np.uint32)]
 AMPLITUDES = [
@@ -26,6 +27,14 @@ def test_all_sixteen_bit_counts_have_numpys_square_root():
     counts = np.arange(2**16, dtype=np.uint16)
     expected = SCALE * np.sqrt(counts.astype(np.float32))
     assert gather_flat(counts, is_counts=True).tobytes() == expected.tobytes()
+
+
+def test_all_sixteen_bit_counts_have_numpys_square_root_in_aligned_memory():
+    counts = np.arange(2**16, dtype=np.uint16)
+    out = aligned_bytes(4 * counts.size).view(np.float32).reshape(1, -1)
+    zeros = np.zeros((1, 1), np.int64)
+    gather_frames(counts, zeros, zeros[0], SCALE, out, is_counts=True)
+    assert out.tobytes() == (SCALE * np.sqrt(counts.astype(np.float32))).tobytes()
 
 
 def test_counts_below_two_to_the_24_have_numpys_square_root():
@@ -50,16 +59,25 @@ def test_groups_of_amplitudes_match_numpy(dtype, group_size, channels):
 
 
 def check_groups(dtype, group_size, channels, *, is_counts):
-    # 27 * 27 pixels: neither a multiple of a vector nor of the kernel's blocks.
+    # 27 * 27 pixels: neither a multiple of a vector nor of the kernel's blocks. 36 * 36 pixels in
+    # aligned memory are stored past the caches, in memory that is not aligned they are not.
+    for size, shift in ((27, 0), (36, 0), (36, 4)):
+        check_size(dtype, group_size, channels, size, shift, is_counts=is_counts)
+
+
+def check_size(dtype, group_size, channels, size, shift, *, is_counts):
     rng = np.random.default_rng(0)
-    stored = rng.integers(0, 100, (7, 27, 27)).astype(dtype)
+    stored = rng.integers(0, 100, (7, size, size)).astype(dtype)
     frames = rng.integers(0, 7, (5, group_size))
     rows = rng.permutation(6)[:5]
-    out = np.full((6, 27 * 27 * group_size), np.float32(-1))
-    offsets = frames * 27 * 27
+    shape = (6, size * size * group_size)
+    memory = aligned_bytes(4 * shape[0] * shape[1] + shift)[shift:]
+    out = memory.view(np.float32).reshape(shape)
+    out[:] = -1
+    offsets = frames * size * size
     if channels == "first":
         places = (rows[:, None] * group_size + np.arange(group_size)).reshape(-1)
-        arguments = (offsets.reshape(-1, 1), places, SCALE, out.reshape(-1, 27 * 27))
+        arguments = (offsets.reshape(-1, 1), places, SCALE, out.reshape(-1, size * size))
     else:
         arguments = (offsets, rows, SCALE, out)
     gather_frames(stored.reshape(-1), *arguments, is_counts=is_counts)

@@ -4,7 +4,8 @@ import threading
 import numpy as np
 import pytest
 
-from ptyzarr.streaming.recycling import ALIGNMENT, BatchMemory, aligned_bytes
+from ptyzarr.streaming.recycling import BatchMemory, aligned_bytes
+from ptyzarr.streaming.vectors import ALIGNMENT
 
 
 def address(array):
