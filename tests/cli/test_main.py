@@ -147,6 +147,68 @@ def test_a_refused_source_publishes_nothing(run, make_npz, tmp_path) -> None:
     assert run("ingest", source, tmp_path / "scan.zarr", "--nonfinite", "mask").code == 0
 
 
+@pytest.mark.parametrize("shuffle", ["window", "full", "false"])
+def test_stream_reports_what_it_moved(run, store, shuffle: str) -> None:
+    result = run(
+        "stream", store, "--shuffle", shuffle, "--epochs", "2", "--device", "numpy",
+        "--batch-size", "7", "--json",
+    )  # fmt: skip
+    facts = result.json
+    assert (facts["groups"], facts["epochs"]) == (80, 2)
+    assert facts["groups_per_s"] > 0
+    assert facts["gb_per_s"] > 0
+    assert facts["bytes_read"] > 0
+    # Two epochs deliver 320 frames; three chunks of 16 are decoded once, the last one padded.
+    assert facts["decoded_per_delivered"] == pytest.approx(48 / 320)
+    assert facts["stall_s"] >= 0
+    assert facts["peak_memory_bytes"] > 10 * 1024**2
+
+
+def test_stream_mixes_several_stores(run, make_npz, store, tmp_path) -> None:
+    other = make_npz(tmp_path / "other.npz", n_frames=25, N=16, seed=9)
+    run("ingest", other, tmp_path / "other.zarr")
+    result = run("stream", store, tmp_path / "other.zarr", "--device", "numpy")
+    assert result.code == 0
+    assert "65 groups in" in result.out
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        pytest.param(["--memory", "1MiB"], 2, "expected at least", id="budget"),
+        pytest.param(["--device", "tpu"], 2, "device", id="device"),
+        pytest.param(["--gridsize", "9"], 3, "81", id="too few neighbours"),
+        pytest.param(["--batch-size", "0"], 2, "batch_size", id="empty batches"),
+    ],
+)
+def test_stream_refuses_what_cannot_work(run, store, flags, code, words) -> None:
+    result = run("stream", store, "--device", "numpy", *flags)
+    assert (result.code, len(result.err.splitlines())) == (code, 1)
+    assert words in result.err
+
+
+def test_view_draws_a_picture(run, store, tmp_path) -> None:
+    picture = tmp_path / "scan.png"
+    assert run("view", store, "-o", picture, "--json").json == {"path": str(picture)}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_view_of_no_store_leaves_no_picture(run, tmp_path) -> None:
+    assert run("view", tmp_path / "no.zarr", "-o", tmp_path / "scan.png").code == 3
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_demo_runs_the_whole_path(run, tmp_path) -> None:
+    report = run("demo", tmp_path / "demo", "--json").json
+    assert (report["n_frames"], report["n_groups"]) == (516, 516)
+    assert run("verify", report["store"]).code == 0
+    assert Path(report["picture"]).is_file()
+    table = run("demo", tmp_path / "demo").out
+    for word in ("frames", "stored", "groups/s", "memory"):
+        assert word in table
+
+
 def test_every_error_code_has_an_exit_status() -> None:
     codes = {
         cls.code: EXIT_CODES.get(cls.code, BAD_INPUT)
@@ -174,7 +236,9 @@ def test_every_error_code_has_an_exit_status() -> None:
     }
 
 
-@pytest.mark.parametrize("command", ["", "ingest", "info", "verify", "export", "group"])
+@pytest.mark.parametrize(
+    "command", ["", "ingest", "info", "verify", "export", "group", "stream", "view", "demo"]
+)
 def test_help_teaches(run, command: str) -> None:
     result = run(*filter(None, [command]), "--help")
     assert result.code == 0
