@@ -50,10 +50,10 @@ def npy_bytes(array: Any) -> bytes:
 def write_npz(path: Path, arrays: Mapping[str, Any], *, compressed: bool = False) -> Path:
     """Write members in the order given; a value of bytes is a member under exactly that name."""
     method = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
-    with zipfile.ZipFile(path, "w", method) as archive:
+    with zipfile.ZipFile(path, "w", method, compresslevel=1) as archive:
         for key, array in arrays.items():
             name = key if isinstance(array, bytes) else f"{key}.npy"
-            archive.writestr(zipfile.ZipInfo(name), npy_bytes(array), method)
+            archive.writestr(zipfile.ZipInfo(name), npy_bytes(array), method, compresslevel=1)
     return path
 
 

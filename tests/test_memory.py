@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from synthetic import make_arrays, make_npz
 
-from ptyzarr.config import parse_size
+from ptyzarr.config import IngestConfig, parse_size
+from ptyzarr.errors import BudgetError
+from ptyzarr.ingestion import ingest
 
 _MEASURE = """
 import sys
@@ -52,8 +54,18 @@ def large_npz(path: Path, dtype: str, compressed: bool) -> Path:
     )  # fmt: skip
 
 
+_INGEST = """
+config = IngestConfig(memory=sys.argv[3], quantity=sys.argv[4], n_workers=int(sys.argv[5]))
+ptyzarr.ingestion.ingest(sys.argv[1], sys.argv[2], config).close()
+"""
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc"
+)
+
+
+@needs_proc
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize(
     ("dtype", "compressed", "quantity", "n_workers"),
     [
@@ -65,12 +77,18 @@ def large_npz(path: Path, dtype: str, compressed: bool) -> Path:
 def test_ingest_stays_within_its_budget(tmp_path, dtype, compressed, quantity, n_workers):
     source = large_npz(tmp_path / "scan.npz", dtype, compressed)
     budget = "192MiB"
-    growth = peak_growth(
-        "",
-        "config = IngestConfig(memory=sys.argv[3], quantity=sys.argv[4], n_workers="
-        "int(sys.argv[5]))\n"
-        "ptyzarr.ingestion.ingest(sys.argv[1], sys.argv[2], config).close()",
-        source, tmp_path / "scan.zarr", budget, quantity, n_workers,
-    )  # fmt: skip
-    print(f"{growth / 2**20:.0f} MiB")
+    destination = tmp_path / "scan.zarr"
+    growth = peak_growth("", _INGEST, source, destination, budget, quantity, n_workers)
     assert growth < parse_size(budget)
+
+
+@needs_proc
+@pytest.mark.slow
+def test_object_counts_towards_the_budget(tmp_path):
+    large = np.asfortranarray(np.ones((2048, 4096), np.complex64))  # 64 MiB
+    source = make_npz(tmp_path / "scan.npz", objectGuess=large)
+    with pytest.raises(BudgetError, match="at least") as caught:
+        ingest(source, tmp_path / "scan.zarr", IngestConfig(memory="192MiB", n_workers=2))
+    least = str(caught.value).split("at least ")[1].split(";")[0]
+    growth = peak_growth("", _INGEST, source, tmp_path / "scan.zarr", least, "amplitude", 2)
+    assert growth < parse_size(least)

@@ -2,6 +2,8 @@
 
 from ptyzarr.bench.contender import BatchTrial, Contender, Delivery, Entry, Work
 from ptyzarr.bench.epochs import EVERY, REFERENCE, SHORT, epoch_entries, measure_epochs
+from ptyzarr.bench.ingests import Promise, measure_ingest, measure_promises
+from ptyzarr.bench.machine import describe_machine, package_versions
 from ptyzarr.bench.quality import ShuffleQuality, shuffle_quality
 from ptyzarr.bench.report import (
     BenchReport,
@@ -9,7 +11,7 @@ from ptyzarr.bench.report import (
     format_markdown,
     format_table,
     make_report,
-    save_json,
+    save_reports,
 )
 from ptyzarr.bench.rounds import Row, run_rounds
 from ptyzarr.bench.run import run_bench
@@ -24,18 +26,23 @@ __all__ = [
     "Contender",
     "Delivery",
     "Entry",
+    "Promise",
     "Row",
     "ShuffleQuality",
     "Work",
     "Workload",
+    "describe_machine",
     "draw_report",
     "epoch_entries",
     "format_markdown",
     "format_table",
     "make_report",
     "measure_epochs",
+    "measure_ingest",
+    "measure_promises",
+    "package_versions",
     "run_bench",
     "run_rounds",
-    "save_json",
+    "save_reports",
     "shuffle_quality",
 ]

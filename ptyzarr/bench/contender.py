@@ -137,23 +137,34 @@ class BatchTrial:
     def run(self, round_number: int) -> Work:
         """Deliver batches; a round whose last epoch was cut short says so in the facts.
 
-        Short epochs are repeated: a round takes at least a quarter of its time.
+        Short epochs are repeated until a quarter of the round's time, or of a second, is over.
         """
-        n_groups, seconds, n_epochs, is_whole = 0, 0.0, 0, True
+        n_groups = n_epochs = 0
         started = time.perf_counter()
-        while is_whole and seconds < self._round_s / 4:
-            batches = self._batches(round_number * _EPOCHS_IN_ROUND + n_epochs)
-            for delivery in batches:
-                n_groups += len(delivery.members)
-                del delivery
-                seconds = time.perf_counter() - started
-                if seconds > self._round_s:
-                    is_whole = False
-                    break
-            facts = {**self._facts(), "epochs": n_epochs + is_whole, "whole_epoch": is_whole}
-            batches.close()
-            n_epochs += 1
+        while True:
+            delivered, is_whole, facts = self._run_epoch(
+                round_number * _EPOCHS_IN_ROUND + n_epochs, started
+            )
+            n_groups, n_epochs = n_groups + delivered, n_epochs + is_whole
+            seconds = time.perf_counter() - started
+            if not is_whole or seconds >= min(self._round_s, 1) / 4:
+                break
+        facts = {**facts, "epochs": n_epochs, "whole_epoch": is_whole}
         return Work(units=n_groups, seconds=seconds, facts=facts)
+
+    def _run_epoch(self, epoch: int, started: float) -> tuple[int, bool, Mapping[str, Any]]:
+        """Return the groups delivered, whether those were all, and the facts."""
+        n_groups, is_whole = 0, True
+        batches = self._batches(epoch)
+        for delivery in batches:
+            n_groups += len(delivery.members)
+            del delivery
+            if time.perf_counter() - started > self._round_s:
+                is_whole = False
+                break
+        facts = self._facts()
+        batches.close()
+        return n_groups, is_whole, facts
 
     def deliveries(self, epoch: int) -> Deliveries:
         """Yield the batches of an epoch, to look at what is in them."""

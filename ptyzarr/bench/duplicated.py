@@ -59,10 +59,12 @@ def make_blocks_trial(work: Workload) -> BatchTrial:
         rng = np.random.default_rng((work.seed, epoch))
         blocks = rng.permutation(n_blocks)
         for start in range(0, n_blocks, _PRELOAD):
-            rows = np.sort(blocks[start : start + _PRELOAD])[:, np.newaxis] * BLOCK_GROUPS
-            rows = (rows + np.arange(BLOCK_GROUPS)).reshape(-1)
-            rows = rows[rows < len(members)]
-            buffer = array.oindex[rows]
+            # Slices, not an index: that is what zarrs decodes by itself.
+            starts = blocks[start : start + _PRELOAD] * BLOCK_GROUPS
+            stops = np.minimum(starts + BLOCK_GROUPS, len(members))
+            slices = zip(starts.tolist(), stops.tolist(), strict=True)
+            buffer = np.concatenate([array[first:end] for first, end in slices])
+            rows = np.concatenate([np.arange(*ends) for ends in zip(starts, stops, strict=True)])
             order = rng.permutation(len(rows))
             for first in range(0, len(order), work.batch_size):
                 part = order[first : first + work.batch_size]

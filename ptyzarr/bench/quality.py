@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PAIRS = 200_000
-_MIN_BATCHES = 20
+_MIN_BATCHES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

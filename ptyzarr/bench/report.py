@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -44,19 +45,28 @@ class BenchReport:
 
     def ratio(self, row: Row) -> float:
         """Return a row's median rate over that of the reference; NaN where either did not run."""
-        for other in self.rows:
-            if self.reference in (other.label, other.key):
-                return row.median / other.median
-        return float("nan")
+        reference = self._reference_row()
+        return row.median / reference.median if reference else math.nan
+
+    def cpu_ratio(self, row: Row) -> float:
+        """Return the same of the rates for each second of processor time."""
+        reference = self._reference_row()
+        return row.cpu_median / reference.cpu_median if reference else math.nan
+
+    def _reference_row(self) -> Row | None:
+        for row in self.rows:
+            if self.reference in (row.label, row.key):
+                return row
+        return None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, with medians and ratios."""
         document = dataclasses.asdict(self)
         for entry, row in zip(document["rows"], self.rows, strict=True):
-            ran = row.skipped is None
-            ratio = self.ratio(row) if ran else float("nan")
-            entry["median"] = row.median if ran else None
-            entry["ratio"] = ratio if ratio == ratio else None
+            entry["median"] = _or_none(row.median)
+            entry["ratio"] = _or_none(self.ratio(row))
+            entry["cpu_median"] = _or_none(row.cpu_median)
+            entry["cpu_ratio"] = _or_none(self.cpu_ratio(row))
         return document
 
 
@@ -80,16 +90,29 @@ def make_report(
     )
 
 
-def save_json(reports: Sequence[BenchReport], path: Path) -> Path:
-    """Write reports as one JSON document; return the path."""
+def save_reports(reports: Sequence[BenchReport], path: Path) -> Path:
+    """Write reports as one JSON document, and their tables as Markdown beside it.
+
+    Returns
+    -------
+    Path
+        Of the JSON.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"reports": [report.to_json() for report in reports]}
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    tables = [f"## {report.title}\n\n{format_markdown(report)}\n" for report in reports]
+    path.with_suffix(".md").write_text("\n".join(tables))
     return path
 
 
-_COLUMNS = ("", "{unit}/s", "lo..hi", "ratio", "per CPU-s", "first batch s",
-            "added MiB", "disk MiB", "decoded", "distance", "lag 1")  # fmt: skip
+def _or_none(value: float) -> float | None:
+    """Return a number as JSON has it: without NaN."""
+    return None if math.isnan(value) else value
+
+
+_COLUMNS = ("", "{unit}/s", "lo..hi", "ratio", "per CPU-s", "CPU ratio",
+            "first batch s", "added MiB", "disk MiB", "decoded", "distance", "lag 1")  # fmt: skip
 
 
 def table_rows(report: BenchReport) -> list[list[str]]:
@@ -104,14 +127,13 @@ def _cells(report: BenchReport, row: Row) -> list[str]:
     if row.skipped is not None:
         return [f"{row.label} (skipped: {row.skipped})", *[""] * (len(_COLUMNS) - 1)]
     facts = row.facts
-    ratio = report.ratio(row)
-    cpu = sorted(row.cpu_rates)
     return [
         row.label,
         _number(row.median),
         f"{_number(min(row.rates))}..{_number(max(row.rates))}",
-        f"{ratio:.2f}" if ratio == ratio else "",
-        _number(cpu[len(cpu) // 2]) if cpu else "",
+        _ratio(report.ratio(row)),
+        _number(row.cpu_median) if row.cpu_rates else "",
+        _ratio(report.cpu_ratio(row)),
         _fact(facts, "first_batch_s"),
         "" if row.added_bytes is None else f"{row.added_bytes / 2**20:,.0f}",
         "" if row.disk_bytes is None else f"{row.disk_bytes / 2**20:,.0f}",
@@ -123,6 +145,10 @@ def _cells(report: BenchReport, row: Row) -> list[str]:
 
 def _fact(facts: Mapping[str, Any], name: str) -> str:
     return f"{facts[name]:.2f}" if name in facts else ""
+
+
+def _ratio(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def _number(value: float) -> str:

@@ -17,7 +17,7 @@ from ptyzarr.bench.files import ensure_file, expected_nbytes
 from ptyzarr.bench.machine import available_memory, folder_nbytes
 from ptyzarr.bench.workload import IngestWork, Workload
 from ptyzarr.config import format_size
-from ptyzarr.errors import DeviceError
+from ptyzarr.errors import DeviceError, PtyzarrError
 from ptyzarr.progress import Progress, Silent
 
 
@@ -34,7 +34,7 @@ class Row:
     rates
         Units per second of each round.
     cpu_rates
-        Units per second of processor time of its main process, worker processes left out.
+        Units per second of processor time; none where work is done in further processes.
     peak_bytes, added_bytes
         Largest resident memory of its process, in all and above interpreter and imports.
     disk_bytes
@@ -58,6 +58,11 @@ class Row:
     def median(self) -> float:
         """Median rate; NaN if it did not run."""
         return statistics.median(self.rates) if self.rates else float("nan")
+
+    @property
+    def cpu_median(self) -> float:
+        """Median rate for each second of processor time; NaN if it was not measured."""
+        return statistics.median(self.cpu_rates) if self.cpu_rates else float("nan")
 
 
 class Worker:
@@ -83,6 +88,8 @@ class Worker:
         ------
         DeviceError
             If its process has died.
+        PtyzarrError
+            What it failed with, in its own type.
         """
         self._receive()
 
@@ -93,6 +100,8 @@ class Worker:
         ------
         DeviceError
             If the process has died; what it wrote to stderr says why.
+        PtyzarrError
+            What it failed with, in its own type.
         """
         self._send([name, *arguments])
         return self._receive()
@@ -118,7 +127,17 @@ class Worker:
         if not line:
             raise DeviceError(f"the process that runs {self._label!r} ended; see its messages")
         answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise _error_class(answer["error"])(f"{self._label}: {answer['message']}")
         return answer
+
+
+def _error_class(code: str) -> type[PtyzarrError]:
+    """Return the class of errors with a code."""
+    known = [PtyzarrError]
+    for kind in known:
+        known += kind.__subclasses__()
+    return next((kind for kind in known if kind.code == code), PtyzarrError)
 
 
 def skip_reason(entry: Entry, max_disk: int) -> str | None:
@@ -207,19 +226,21 @@ def _row(
     seen: Mapping[str, Any],
     memory: Mapping[str, Any],
 ) -> Row:
-    contender = entry.contender
+    contender, facts = entry.contender, {**seen, **results[-1]["facts"]}
     return Row(
         label=entry.label,
         key=contender.key,
         how=contender.how,
         rates=tuple(result["units"] / result["seconds"] for result in results),
-        cpu_rates=tuple(
-            result["units"] / result["cpu_s"] for result in results if result["cpu_s"] > 0
-        ),
+        cpu_rates=() if facts.get("worker_processes") else _cpu_rates(results),
         disk_bytes=_disk_nbytes(entry),
-        facts={**seen, **results[-1]["facts"]},
+        facts=facts,
         **memory,
     )
+
+
+def _cpu_rates(results: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    return tuple(result["units"] / result["cpu_s"] for result in results if result["cpu_s"] > 0)
 
 
 def _skipped(entry: Entry, reason: str) -> Row:

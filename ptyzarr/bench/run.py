@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from ptyzarr.bench.epochs import SHORT, measure_epochs
-from ptyzarr.bench.report import BenchReport, draw_report, save_json
+from ptyzarr.bench.report import BenchReport, draw_report, save_reports
 from ptyzarr.bench.workload import Workload
 from ptyzarr.compiled import available_cores
 from ptyzarr.config import Channels, IngestConfig, LoaderConfig
@@ -93,7 +93,7 @@ def run_bench(
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    save_json([report], out / "bench.json")
+    save_reports([report], out / "bench.json")
     draw_report(report, out / "bench.png")
     return report
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from ptyzarr.bench.files import RAW
 from ptyzarr.bench.machine import forget_peak, resident_memory
 from ptyzarr.bench.quality import shuffle_quality
 from ptyzarr.bench.workload import IngestWork, Workload
+from ptyzarr.errors import PtyzarrError, VerificationError
 from ptyzarr.store import ScanStore
 
 _CHECKED_GROUPS: Final = 8
@@ -48,8 +49,9 @@ class Session:
         forget_peak()
         memory = resident_memory()
         self._start = memory[0] if memory else None
-        self._began = time.perf_counter()
+        began = time.perf_counter()
         self._trial: Trial = contender.make(self._work)
+        self._make_s = time.perf_counter() - began
 
     def inspect(self) -> dict[str, Any]:
         """Deliver an epoch that is not counted, or a part of it; compare and judge its batches."""
@@ -58,16 +60,16 @@ class Session:
             return {}
         orders: list[NDArray[Any]] = []
         facts: dict[str, Any] = {}
+        store = self._work.open()
         started = time.perf_counter()
         batches = self._trial.deliveries(0)
-        store = self._work.open()
         for delivery in batches:
             if not orders:
-                facts["first_batch_s"] = time.perf_counter() - self._began
+                facts["first_batch_s"] = self._make_s + time.perf_counter() - started
                 facts["checked_frames"] = check_delivery(delivery, self._work, store)
             orders.append(np.array(delivery.members))
             del delivery
-            if time.perf_counter() - started > 4 * self._work.round_s:
+            if time.perf_counter() - started > 2 * self._work.round_s:
                 break
         batches.close()
         quality = shuffle_quality(store.positions, orders)
@@ -97,7 +99,7 @@ def check_delivery(delivery: Delivery, work: Workload, store: ScanStore) -> int:
 
     Raises
     ------
-    ValueError
+    VerificationError
         If a pixel differs.
     """
     members = np.asarray(delivery.members)[:_CHECKED_GROUPS].astype(np.int64)
@@ -107,7 +109,10 @@ def check_delivery(delivery: Delivery, work: Workload, store: ScanStore) -> int:
     x = np.asarray(delivery.x[: len(members)])
     x = x.transpose(0, 3, 1, 2) if work.channels == "last" else x
     if x.dtype != np.float32 or not np.array_equal(x, expected):
-        raise ValueError("the first batch does not hold the scan's amplitudes")
+        raise VerificationError(
+            f"a batch {x.shape} {x.dtype} does not hold its frames' amplitudes; expected them bit "
+            "for bit; the contender is wrong, or its files are of another scan: remove them"
+        )
     return members.size
 
 
@@ -122,25 +127,33 @@ def _expected(members: NDArray[np.int64], work: Workload, store: ScanStore) -> N
     return values.reshape(*members.shape, size, size)
 
 
-def serve(session: Session, commands: Any, replies: Any) -> None:
-    """Answer commands until there are no more."""
-    for line in commands:
-        name, *arguments = json.loads(line)
-        answer = getattr(session, name)(*arguments)
-        replies.write(json.dumps(answer) + "\n")
-        replies.flush()
+def serve(commands: IO[str], replies: IO[str]) -> None:
+    """Start the contender that the first line names, then answer commands until there are no more.
+
+    An error of ours is the last answer; any other ends the process with a traceback.
+    """
+    try:
+        spec = json.loads(commands.readline())
+        session = Session(spec["key"], spec["workload"])
+        _reply(replies, {})
+        for line in commands:
+            name, *arguments = json.loads(line)
+            _reply(replies, getattr(session, name)(*arguments))
+    except PtyzarrError as error:
+        _reply(replies, {"error": error.code, "message": str(error)})
+
+
+def _reply(replies: IO[str], answer: Mapping[str, Any]) -> None:
+    replies.write(json.dumps(answer) + "\n")
+    replies.flush()
 
 
 def main() -> None:
-    """Run the contender that the first line names."""
+    """Run one contender."""
     # Whatever a library prints must not get between the answers.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    spec = json.loads(sys.stdin.readline())
-    session = Session(spec["key"], spec["workload"])
-    replies.write("{}\n")
-    replies.flush()
-    serve(session, sys.stdin, replies)
+    serve(sys.stdin, replies)
 
 
 if __name__ == "__main__":

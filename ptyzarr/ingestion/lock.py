@@ -24,6 +24,8 @@ from ptyzarr.errors import ScanExistsError
 HEARTBEAT_S = 30.0
 _STALE_S = 300.0  # a lock of another machine without a heartbeat for so long is abandoned
 _ATTEMPTS = 8
+#: Whether signal 0 asks if a process is there; on Windows it would end it.
+CAN_PROBE = os.name == "posix"
 
 
 @contextlib.contextmanager
@@ -145,8 +147,7 @@ def _owner(path: Path) -> dict[str, Any]:
 
 def _is_gone(path: Path, owner: dict[str, Any]) -> bool:
     pid = owner.get("pid")
-    # On Windows a signal 0 would end the process.
-    if owner.get("host") == socket.gethostname() and type(pid) is int and os.name != "nt":
+    if CAN_PROBE and owner.get("host") == socket.gethostname() and type(pid) is int:
         started = owner.get("started")
         return not _is_alive(pid) or (started is not None and _start_time(pid) != started)
     try:

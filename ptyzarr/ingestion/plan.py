@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ptyzarr.compiled import available_cores
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import BudgetError
 from ptyzarr.ingestion.layout import ORDERS, Sizes, choose_sizes
 from ptyzarr.ingestion.spool import Spool
 from ptyzarr.ingestion.staging import Staging
+from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.ingestion.values import CheckedBlock, check_block
 from ptyzarr.progress import Progress
 from ptyzarr.scan import Member, Quantity, Scan
 from ptyzarr.store import COUNT_DTYPES, SCHEMA_VERSION, FrameFormat
 
 _BLOCK_BYTES = 8 * 1024**2
-# A block being checked needs itself, its counts, their root or squares, and slack.
-_BYTES_PER_BLOCK_BYTE = 4
+_SPARE_BLOCKS = 2  # one being read, one being stored, beside those that workers check
 _FIXED_BYTES = 96 * 1024**2  # compiled kernels, codecs, thread stacks, file buffers
 _BYTES_PER_FRAME = 160  # positions, order, power, hashes, their sorted copies
 
@@ -139,6 +142,14 @@ def plan_key(scan: Scan, config: IngestConfig) -> str:
     return hashlib.sha256(json.dumps(_plan_inputs(scan, config)).encode()).hexdigest()
 
 
+def choose_workers(scan: Scan, config: IngestConfig) -> int:
+    """Return how many threads work: as many as asked for, or as cores and memory allow."""
+    if config.n_workers is not None:
+        return config.n_workers
+    fitting = (config.memory_bytes - _held_bytes(scan)) // _bytes_in_flight(scan) - _SPARE_BLOCKS
+    return max(1, min(available_cores(), fitting))
+
+
 def block_frames(scan: Scan, config: IngestConfig, n_workers: int) -> int:
     """Return how many frames are handled at once within the budget.
 
@@ -147,23 +158,34 @@ def block_frames(scan: Scan, config: IngestConfig, n_workers: int) -> int:
     BudgetError
         If not even one frame fits.
     """
-    frame_bytes = scan.frame_size**2 * max(scan.frames.dtype.itemsize, 4)
-    in_flight = n_workers + 2
-    left = config.memory_bytes - _FIXED_BYTES - _BYTES_PER_FRAME * scan.n_frames
-    frames = min(_BLOCK_BYTES, left // (in_flight * _BYTES_PER_BLOCK_BYTE)) // frame_bytes
-    if frames < 1:
-        least = (
-            _FIXED_BYTES
-            + _BYTES_PER_FRAME * scan.n_frames
-            + in_flight * _BYTES_PER_BLOCK_BYTE * frame_bytes
+    held = _held_bytes(scan)
+    for_one_frame = (n_workers + _SPARE_BLOCKS) * _bytes_in_flight(scan)
+    if config.memory_bytes < held + for_one_frame:
+        least = -(-(held + for_one_frame) // 1024**2)
+        raise BudgetError(
+            f"memory {config.memory!r} is too small for {scan.name} with {n_workers} workers; "
+            f"expected at least {least}MiB; raise --memory or lower --n-workers"
         )
-        if left < in_flight * _BYTES_PER_BLOCK_BYTE * frame_bytes:
-            raise BudgetError(
-                f"memory {config.memory!r} is too small for {scan.name} with {n_workers} workers; "
-                f"expected at least {-(-least // 1024**2)}MiB; raise --memory or lower --n-workers"
-            )
-        frames = 1
-    return int(frames)
+    fitting = (config.memory_bytes - held) // for_one_frame
+    return max(1, min(_BLOCK_BYTES // _frame_bytes(scan), fitting))
+
+
+def _frame_bytes(scan: Scan) -> int:
+    return scan.frame_size**2 * max(scan.frames.dtype.itemsize, 4)
+
+
+def _bytes_in_flight(scan: Scan) -> int:
+    """Return what one frame in work takes: itself, its counts, their root or squares, slack."""
+    return 4 * _frame_bytes(scan)
+
+
+def _held_bytes(scan: Scan) -> int:
+    """Return what is in memory whatever the size of a block."""
+    whole = (scan.probe_guess, scan.object_guess)
+    # Fortran order is turned in a second array; a row of another member is read at once.
+    arrays = 2 * sum(array.nbytes for array in whole if array is not None)
+    rows = (math.prod(m.shape[1:]) * m.dtype.itemsize for m in scan.extra.values())
+    return _FIXED_BYTES + _BYTES_PER_FRAME * scan.n_frames + arrays + 3 * max(rows, default=0)
 
 
 def make_plan(
@@ -180,48 +202,69 @@ def make_plan(
     BudgetError
         If the memory budget is too small.
     """
-    size = scan.frame_size
     n_block = block_frames(scan, config, n_workers)
     order = ORDERS[config.layout](scan.positions)
-    power = np.empty(scan.n_frames, np.float64)
-    hashes = np.empty(scan.n_frames, np.uint64)
+    found = _Findings(scan)
+    size = scan.frame_size
     spool = None if scan.frames.has_random_access else Spool.create(staging.spool, size)
     masked = _MaskWriter(staging.spool, scan.frames.dtype)
-    counted = scan.quantity == "counts" or scan.frames.dtype == np.float32
-    max_count = row = 0
     progress.start("checking", scan.n_frames, "frames")
     blocks = _checked_blocks(scan, n_block, n_workers, mask=config.nonfinite == "mask")
     with masked, spool or contextlib.nullcontext(), contextlib.closing(blocks):
         for block in blocks:
-            rows = slice(row, row + len(block.amplitude))
-            power[rows], hashes[rows] = block.power, block.hashes
-            masked.append(block.masked_index + row * size * size, block.masked_value)
-            counted = counted and block.counts is not None
-            max_count = max(max_count, block.max_count)
+            masked.append(block.masked_index + found.n_frames * size * size, block.masked_value)
+            found.add(block)
             if spool is not None:
                 spool.append(block)
-            row = rows.stop
             progress.advance(len(block.amplitude))
         masked.sync()
     progress.finish()
-    amplitude_dtype = np.dtype(np.float32) if counted else scan.frames.dtype
-    dtype = _count_dtype(max_count) if counted else scan.frames.dtype
     plan = Plan(
         key=plan_key(scan, config),
-        quantity="counts" if counted else "amplitude",
-        dtype=dtype.str,
-        amplitude_dtype=amplitude_dtype.str,
+        quantity="counts" if found.all_counts else "amplitude",
+        dtype=found.dtype.str,
+        amplitude_dtype=found.amplitude_dtype.str,
         frame_size=size,
         n_frames=scan.n_frames,
-        sizes=choose_sizes(scan.n_frames, size, dtype.itemsize),
+        sizes=choose_sizes(scan.n_frames, size, found.dtype.itemsize),
         spool_dtype=None if spool is None else spool.dtype.str,
         n_masked=masked.n_masked,
         order=order,
-        power=power,
-        hashes=hashes,
+        power=found.power,
+        hashes=found.hashes,
     )
     plan.save(staging)
     return plan
+
+
+class _Findings:
+    """What the pass has found so far: power and hash of each frame, and whether all are counts."""
+
+    def __init__(self, scan: Scan) -> None:
+        self.power = np.empty(scan.n_frames, np.float64)
+        self.hashes = np.empty(scan.n_frames, np.uint64)
+        self.n_frames = 0
+        self.all_counts = scan.quantity == "counts" or scan.frames.dtype == np.float32
+        self._max_count = 0
+        self._source_dtype = scan.frames.dtype
+
+    def add(self, block: CheckedBlock) -> None:
+        """Take note of the next frames."""
+        rows = slice(self.n_frames, self.n_frames + len(block.amplitude))
+        self.power[rows], self.hashes[rows] = block.power, block.hashes
+        self.all_counts = self.all_counts and block.counts is not None
+        self._max_count = max(self._max_count, block.max_count)
+        self.n_frames = rows.stop
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """In which the frames are stored."""
+        return _count_dtype(self._max_count) if self.all_counts else self._source_dtype
+
+    @property
+    def amplitude_dtype(self) -> np.dtype[Any]:
+        """In which readers see them."""
+        return np.dtype(np.float32) if self.all_counts else self._source_dtype
 
 
 class _MaskWriter:
@@ -271,30 +314,17 @@ def _checked_blocks(
     what = frames_origin(scan)
     pending: deque[Future[CheckedBlock]] = deque()
     row = 0
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="ptyzarr-plan") as pool:
-        try:
-            for frames in scan.frames.blocks(n_block):
-                pending.append(
-                    pool.submit(
-                        check_block,
-                        frames,
-                        row,
-                        scan.quantity,
-                        what,
-                        mask=mask,
-                        want_counts=want_counts,
-                    )
-                )
-                row += len(frames)
-                if len(pending) > n_workers:
-                    block = pending.popleft().result()
-                    want_counts = want_counts and block.counts is not None
-                    yield block
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    with worker_threads(n_workers, "plan") as pool:
+        for frames in scan.frames.blocks(n_block):
+            check = functools.partial(check_block, mask=mask, want_counts=want_counts)
+            pending.append(pool.submit(check, frames, row, scan.quantity, what))
+            row += len(frames)
+            if len(pending) > n_workers:
+                block = pending.popleft().result()
+                want_counts = want_counts and block.counts is not None
+                yield block
+        while pending:
+            yield pending.popleft().result()
 
 
 def _plan_inputs(scan: Scan, config: IngestConfig) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from dask.base import compute
 from dask.callbacks import Callback
 from dask.delayed import delayed
 
-from ptyzarr.compiled import available_cores
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
     ConfigError,
@@ -28,9 +26,17 @@ from ptyzarr.errors import (
 )
 from ptyzarr.ingestion.arrays import root_attributes, write_arrays
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.plan import Plan, block_frames, frames_origin, make_plan, plan_key
+from ptyzarr.ingestion.plan import (
+    Plan,
+    block_frames,
+    choose_workers,
+    frames_origin,
+    make_plan,
+    plan_key,
+)
 from ptyzarr.ingestion.spool import SpoolReader
 from ptyzarr.ingestion.staging import Staging, storage_errors
+from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.ingestion.write import ShardJob, write_one_shard
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
@@ -215,7 +221,7 @@ def is_same_scan(scan: Scan, store: ScanStore) -> bool:
 def _build(
     scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
 ) -> None:
-    n_workers = config.n_workers or available_cores()
+    n_workers = choose_workers(scan, config)
     n_block = block_frames(scan, config, n_workers)
     key = plan_key(scan, config)
     plan = Plan.load(staging, key)
@@ -282,14 +288,13 @@ def _in_threads(
         if key in tasks:  # dask tells every callback about every computation in the process
             progress.advance(record["frames"])
 
-    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="ptyzarr-shard")
-    try:
-        with Callback(posttask=report):
-            compute(*tasks.values(), scheduler="threads", pool=pool, num_workers=n_workers)
-    finally:
-        job.stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
-    job.stop.clear()
+    with worker_threads(n_workers, "shard") as pool:
+        try:
+            with Callback(posttask=report):
+                compute(*tasks.values(), scheduler="threads", pool=pool, num_workers=n_workers)
+        except BaseException:
+            job.stop.set()
+            raise
 
 
 def _on_cluster(tasks: list[Any], address: str) -> Iterator[dict[str, int]]:

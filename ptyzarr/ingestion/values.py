@@ -87,7 +87,7 @@ def check_block(
     else:
         amplitude = frames
         if want_counts and frames.dtype == np.float32:
-            counts, max_count = _hidden_counts(frames)
+            counts, max_count = hidden_counts(frames)
     with np.errstate(over="ignore"):
         power = frame_power(amplitude)
     if not np.isfinite(power).all():
@@ -160,8 +160,20 @@ def _declared_counts(frames: NDArray[Any], first: int, what: str) -> NDArray[np.
     return counts
 
 
-def _hidden_counts(frames: NDArray[np.float32]) -> tuple[NDArray[np.uint32] | None, int]:
-    """Return the counts of which `frames` are the float32 roots bit for bit, or None."""
+def hidden_counts(frames: NDArray[np.float32]) -> tuple[NDArray[np.uint32] | None, int]:
+    """Return the counts of which `frames` are the float32 roots bit for bit, and their maximum.
+
+    Parameters
+    ----------
+    frames : (m, N, N) float32, C order
+
+    Returns
+    -------
+    counts : (m, N, N) uint32 or None
+        None unless every pixel is the root of a count below 2**24.
+    max_count : int
+        0 without counts.
+    """
     flat = frames.reshape(-1)
     counts = np.empty(flat.shape, np.uint32)
     max_count, n_other = _invert_root(flat, flat.view(np.uint32), counts)

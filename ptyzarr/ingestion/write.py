@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ptyzarr.errors import InterruptedIngestError, SourceChangedError
 from ptyzarr.ingestion.plan import Plan
 from ptyzarr.ingestion.staging import Staging, storage_errors
-from ptyzarr.ingestion.values import amplitude_of, hash_frames
+from ptyzarr.ingestion.values import amplitude_of, hash_frames, hidden_counts
 from ptyzarr.scan import Quantity
 from ptyzarr.store import write_shard
 
@@ -126,10 +126,9 @@ def _convert(job: ShardJob, frames: NDArray[Any]) -> tuple[NDArray[Any], NDArray
         with np.errstate(invalid="ignore"):
             counts = frames.astype(np.uint32)
         return counts, amplitude_of(counts)
-    # The plan pass has shown that each amplitude is the root of a count.
-    with np.errstate(invalid="ignore"):  # a changed source is found by its hash, not here
-        counts = np.rint(np.square(frames, dtype=np.float64)).astype(np.uint32)
-    return counts, frames
+    # The plan pass found counts behind all amplitudes; if they are gone, the hash differs too.
+    hidden, _ = hidden_counts(frames)
+    return frames if hidden is None else hidden, frames
 
 
 @functools.lru_cache(maxsize=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,8 @@ class StoreWriter:
             Whether the values are content of the scan (an order or a checksum is not).
         """
         array = self._create(node, values.shape, values.dtype, attributes=attributes)
-        array[...] = values
+        for rows in _row_blocks(array):  # zarr copies all that it is given at once
+            array[rows] = values[rows]
         if in_digest:
             self._contents[node] = array_digest(values if acquisition is None else acquisition)
 
@@ -206,6 +207,15 @@ def sync_file(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _row_blocks(array: zarr.Array[Any]) -> Iterator[Any]:
+    """Yield keys that cut an array along axis 0 into rows of whole chunks."""
+    if not array.shape:
+        yield ...
+        return
+    for start in range(0, array.shape[0], array.chunks[0]):
+        yield slice(start, start + array.chunks[0])
 
 
 def chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def test_cluster_writes_the_same_stores(tmp_path, set_sizes, monkeypatch):
 
 def test_dying_workers_are_said_and_resumable(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
-    killed = pytest.importorskip("distributed.scheduler").KilledWorker("shard", None, 3)
+    scheduler = pytest.importorskip("distributed.scheduler")
+    killed = scheduler.KilledWorker("shard", SimpleNamespace(address="tcp://y:2"), 3)
 
     class Client:
         loop = None

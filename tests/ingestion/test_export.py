@@ -311,7 +311,7 @@ def test_progress_of_export_adds_up(make_scan_store, tmp_path):
 
 def test_header_bytes_are_kept_exactly(tmp_path):
     """Another writer's header, with other spacing and version, comes back as it was."""
-    text = "{'descr':'<f4','fortran_order':False,'shape':(40,16,16)}\n".encode()
+    text = b"{'descr':'<f4','fortran_order':False,'shape':(40,16,16)}\n"
     frames = b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text + FRAMES.tobytes()
     arrays = make_arrays()
     del arrays["diff3d"]

@@ -101,6 +101,59 @@ def test_unknown_owner_is_judged_by_its_heartbeat(tmp_path, owner, age_s):
             raise AssertionError("two holders")
 
 
+def test_stale_view_of_a_released_chain_gives_no_lock(tmp_path, monkeypatch):
+    """While we look at a dead lock another process takes it over, ends, and a third one begins."""
+    here = socket.gethostname()
+    leave_lock(tmp_path / "lock", token="a1", host=here, pid=dead_pid())
+    open_file = os.open
+
+    def open_late(path: Any, flags: int, *rest: Any) -> int:
+        if Path(path).name == "lock-a1":
+            (tmp_path / "lock").unlink()
+            leave_lock(tmp_path / "lock", token="c3", host=here, pid=os.getppid())
+        return open_file(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", open_late)
+    with pytest.raises(ScanExistsError, match=f"process {os.getppid()}"), lock(tmp_path):
+        raise AssertionError("two holders")
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_folder_that_disappears_is_made_again(tmp_path, monkeypatch):
+    open_file, gone = os.open, []
+
+    def open_late(path: Any, flags: int, *rest: Any) -> int:
+        if Path(path).name == "lock" and not gone:
+            gone.append(path)
+            (tmp_path / "staging").rmdir()
+        return open_file(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", open_late)
+    with lock(tmp_path / "staging"):
+        assert (tmp_path / "staging" / "lock").exists()
+    assert gone
+
+
+def test_lock_that_cannot_be_had_in_peace_is_refused(tmp_path, monkeypatch):
+    def never_first(*_: Any) -> int:
+        raise FileExistsError(17, "File exists")
+
+    monkeypatch.setattr(os, "open", never_first)
+    with pytest.raises(ScanExistsError, match="several processes at once"), lock(tmp_path):
+        raise AssertionError("two holders")
+
+
+def test_process_is_not_probed_where_that_would_end_it(tmp_path, monkeypatch):
+    def kill(*_: Any) -> None:
+        raise AssertionError("the process is gone now")
+
+    monkeypatch.setattr("ptyzarr.ingestion.lock.CAN_PROBE", False)
+    monkeypatch.setattr(os, "kill", kill)
+    leave_lock(tmp_path / "lock", token="a1", host=socket.gethostname(), pid=1)
+    with pytest.raises(ScanExistsError), lock(tmp_path):
+        raise AssertionError("two holders")
+
+
 def test_heartbeat_touches_the_lock(tmp_path, monkeypatch):
     beaten = threading.Event()
     utime = os.utime

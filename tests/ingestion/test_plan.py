@@ -10,7 +10,7 @@ from synthetic import make_npz
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import BudgetError
-from ptyzarr.ingestion.plan import Plan, block_frames, make_plan, plan_key
+from ptyzarr.ingestion.plan import Plan, block_frames, choose_workers, make_plan, plan_key
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.progress import Silent
 from ptyzarr.sources import open_source
@@ -115,3 +115,24 @@ def test_least_memory_that_is_named_is_enough(tmp_path):
             block_frames(scan, IngestConfig(memory=1), n_workers)
         least = str(caught.value).split("at least ")[1].split(";")[0]
         assert block_frames(scan, IngestConfig(memory=least), n_workers) >= 1
+
+
+@pytest.mark.parametrize(
+    ("memory", "cores", "expected"),
+    [
+        pytest.param("1GiB", 3, 3, id="all cores"),
+        pytest.param("1GiB", 100_000, None, id="as memory allows"),
+        pytest.param("1MiB", 8, 1, id="one at least"),
+    ],
+)
+def test_workers_are_as_many_as_cores_and_memory_allow(
+    tmp_path, monkeypatch, memory, cores, expected
+):
+    scan = open_source(make_npz(tmp_path / "scan.npz", N=64, n_frames=4))
+    monkeypatch.setattr("ptyzarr.ingestion.plan.available_cores", lambda: cores)
+    config = IngestConfig(memory=memory)
+    found = choose_workers(scan, config)
+    assert found == expected or (expected is None and 1000 < found < cores)
+    assert choose_workers(scan, IngestConfig(memory=memory, n_workers=7)) == 7
+    if memory != "1MiB":
+        assert block_frames(scan, config, found) >= 1

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic import make_arrays, make_npz, tree_state, write_npz
+from synthetic import make_arrays, make_npz, member_crcs, tree_state, write_npz
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
@@ -29,7 +31,7 @@ from ptyzarr.errors import (
     SourceError,
     StorageError,
 )
-from ptyzarr.ingestion import ingest
+from ptyzarr.ingestion import export, ingest
 from ptyzarr.ingestion.layout import Sizes
 from ptyzarr.scan import frame_power
 from ptyzarr.sources.frames import StackedFrames
@@ -327,6 +329,47 @@ def test_masked_pixels_are_stored_as_zero(make_scan_store, set_sizes, compressed
     assert np.array_equal(store.frame_power, frame_power(expected))
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 4 frames, so that a small scan is looked at in many of them."""
+    for module in ("plan", "runner"):
+        monkeypatch.setattr(f"ptyzarr.ingestion.{module}.block_frames", lambda *_: 4)
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
+@pytest.mark.parametrize(
+    ("pixels", "dtype"),
+    [
+        pytest.param({}, "uint8", id="small counts"),
+        pytest.param({30: 300.0}, "uint32", id="large count later"),
+        pytest.param({0: 300.0}, "uint32", id="large count at once"),
+        pytest.param({30: 0.3}, "float32", id="no count later"),
+        pytest.param({12: 300.0, 30: 0.3}, "float32", id="large, then none"),
+        pytest.param({0: 0.3, 30: 300.0}, "float32", id="none, then large"),
+        pytest.param({39: 0.3}, "float32", id="no count in the last frame"),
+        pytest.param({5: np.nan, 30: np.inf, 39: np.nan}, "uint8", id="masked"),
+        pytest.param({5: np.nan, 30: 0.3, 39: np.nan}, "float32", id="masked, no count"),
+    ],
+)
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_later_blocks_may_change_what_is_stored(
+    tmp_path, set_sizes, small_blocks, compressed, pixels, dtype, n_workers
+):
+    set_sizes(2, 8)
+    frames = make_arrays()["diff3d"]
+    for frame, value in pixels.items():
+        frames[frame, 7, 8] = value
+    source = make_npz(tmp_path / "scan.npz", diff3d=frames, compressed=compressed)
+    config = IngestConfig(nonfinite="mask", n_workers=n_workers)
+    store = ingest(source, tmp_path / "scan.zarr", config)
+    assert store.array("diffraction").dtype == dtype
+    expected = np.where(np.isfinite(frames), frames, 0)
+    assert store.amplitude(np.arange(40)).tobytes() == expected.tobytes()
+    out = export(store, tmp_path / "out.npz")
+    assert member_crcs(out) == member_crcs(source)
+    store.close()
+
+
 def test_masked_store_is_not_taken_for_a_refusing_one(make_scan_store, tmp_path):
     frames = make_arrays()["diff3d"]
     frames[1, 1, 1] = np.nan
@@ -568,10 +611,10 @@ def test_progress_adds_up(tmp_path, set_sizes, compressed):
 
 @pytest.mark.parametrize("stage", ["checking", "writing"])
 @pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
-def test_interrupted_ingest_resumes(tmp_path, set_sizes, monkeypatch, stage, compressed):
+def test_interrupted_ingest_resumes(
+    tmp_path, set_sizes, monkeypatch, small_blocks, stage, compressed
+):
     set_sizes(2, 8)
-    monkeypatch.setattr("ptyzarr.ingestion.runner.block_frames", lambda *_: 4)
-    monkeypatch.setattr("ptyzarr.ingestion.plan.block_frames", lambda *_: 4)
     source = make_npz(tmp_path / "scan.npz", compressed=compressed)
 
     def interrupt(current: str) -> None:
@@ -593,6 +636,29 @@ def test_interrupted_ingest_resumes(tmp_path, set_sizes, monkeypatch, stage, com
     if stage == "writing" and not compressed:
         assert seen["frames_read"] <= 24
     assert sorted(os.listdir(tmp_path)) == ["scan.npz", "scan.zarr"]
+    store.close()
+
+
+def test_signal_while_shards_are_written_is_an_interrupt(tmp_path, set_sizes, monkeypatch):
+    set_sizes(2, 8)
+    source = make_npz(tmp_path / "scan.npz")
+    write = importlib.import_module("ptyzarr.ingestion.write")
+    write_shard = write.write_shard
+    sent: list[int] = []
+
+    def send_signal(*args: Any) -> None:
+        if not sent:
+            sent.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+        write_shard(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "write_shard", send_signal)
+        with pytest.raises(InterruptedIngestError):
+            ingest(source, tmp_path / "scan.zarr", IngestConfig(n_workers=2))
+    assert ptyzarr_threads() == []
+    store = ingest(source, tmp_path / "scan.zarr")
+    assert store.amplitude(np.arange(40)).tobytes() == make_arrays()["diff3d"].tobytes()
     store.close()
 
 
@@ -693,23 +759,6 @@ def test_shard_that_is_damaged_after_writing_is_written_again(tmp_path, set_size
     assert starts
     assert store.amplitude(np.arange(40)).tobytes() == make_arrays()["diff3d"].tobytes()
     store.close()
-
-
-def test_other_dask_computations_are_not_disturbed(tmp_path, set_sizes):
-    import dask.array as da
-
-    set_sizes(2, 8)
-    source = make_npz(tmp_path / "scan.npz")
-    sums = []
-
-    def compute_something(stage: str) -> None:
-        if not sums:
-            sums.append(int(da.ones(8, chunks=2).sum().compute()))
-
-    progress = Recorder(compute_something)
-    ingest(source, tmp_path / "scan.zarr", progress=progress).close()
-    assert sums == [8]
-    assert progress.totals == progress.done
 
 
 # The file system fails.

@@ -381,7 +381,7 @@ def test_file_removed_between_the_look_and_the_read_is_an_error(store, tmp_path,
 
 
 def test_published_store_cannot_be_written_through_its_handles(store):
-    with pytest.raises(ValueError, match="read-only|read only"):
+    with pytest.raises(ValueError, match=r"read-only|read only"):
         store.array("diffraction")[0] = 1
     with pytest.raises(StorageError, match="published store"):
         store.array("diffraction").store.with_read_only(read_only=False)

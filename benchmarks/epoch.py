@@ -1,0 +1,77 @@
+"""Groups per second of a shuffled epoch: ours, the plain ways, the peers, and the ceilings.
+
+python benchmarks/epoch.py --scan medium --memory 512MiB
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from scans import add_arguments, scan_store
+
+from ptyzarr.bench import (
+    EVERY,
+    BenchReport,
+    Workload,
+    draw_report,
+    format_table,
+    measure_epochs,
+    save_reports,
+)
+from ptyzarr.compiled import available_cores
+
+
+def run(options: argparse.Namespace) -> list[BenchReport]:
+    """Measure one table for each layout; write JSON and pictures."""
+    store = scan_store(options.scan, options.cache)
+    reports = []
+    for channels in options.channels:
+        work = Workload(
+            store=store.path,
+            folder=str(options.cache / f"{options.scan}-peers"),
+            seed=options.seed,
+            batch_size=options.batch_size,
+            channels=channels,
+            memory=options.memory,
+            n_threads=options.threads,
+            round_s=options.round_s,
+        )
+        report = measure_epochs(
+            work,
+            options.contenders,
+            n_rounds=options.rounds,
+            budgets=options.budgets,
+            max_disk=options.max_disk,
+        )
+        reports.append(report)
+        print(format_table(report), end="\n\n", flush=True)
+    name = f"epoch-{options.scan}"
+    save_reports(reports, options.out / f"{name}.json")
+    for report in reports:
+        draw_report(report, options.out / f"{name}-{report.conditions['channels']}.png")
+    return reports
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add_arguments(parser)
+    parser.add_argument("--memory", default="512MiB", help="budget of our loader")
+    parser.add_argument(
+        "--budgets", nargs="*", default=["256MiB", "2GiB"], help="other budgets for the window"
+    )
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument(
+        "--channels", nargs="+", choices=("first", "last"), default=["first", "last"]
+    )
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--round-s", type=float, default=1.0, help="longest round in seconds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--max-disk", type=int, default=16 * 1024**3, help="largest file to make")
+    parser.add_argument("--contenders", nargs="+", choices=EVERY, default=EVERY)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    run(parse())
