@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from ptyzarr.compiled import kernel
 
 _CURVE_BITS = 24
-_CHUNK_BYTES = 128 * 1024  # stored bytes, decoded
+_CHUNK_BYTES = 16 * 1024  # stored bytes, decoded
 _MAX_CHUNK_FRAMES = 16
 _SHARD_BYTES = 256 * 1024**2
 _MAX_SHARD_FRAMES = 4096
 _TILE_BYTES = 16 * 1024**2
-_TILE_FRAMES = (16, 128)
+_MIN_TILE_FRAMES = 16
+_TILES_IN_SCAN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +36,16 @@ class Sizes:
 def choose_sizes(n_frames: int, frame_size: int, itemsize: int) -> Sizes:
     """Return the sizes for frames of `frame_size`^2 pixels of `itemsize` stored bytes.
 
-    A chunk is small, since a full shuffle decodes one for every frame it wants; a shard holds
-    thousands of frames, since files are what parallel file systems run out of; a tile is what a
-    window of 16 of them can hold in memory.
+    A chunk is small, since a full shuffle decodes one for every frame it wants and a window the
+    chunks along its tiles' edges; a shard holds thousands of frames, since files are what parallel
+    file systems run out of; a tile is a small part of the scan, so that a window of random tiles
+    is a few percent of it, and larger in larger scans, since its edge is what is decoded twice.
     """
     frame_bytes = frame_size * frame_size * itemsize
     chunk = _power_of_two(_CHUNK_BYTES // frame_bytes, 1, _MAX_CHUNK_FRAMES)
     shard = _power_of_two(_SHARD_BYTES // frame_bytes, chunk, _MAX_SHARD_FRAMES)
-    tile = _power_of_two(_TILE_BYTES // frame_bytes, *_TILE_FRAMES)
+    most = max(_TILE_BYTES // frame_bytes, _MIN_TILE_FRAMES)
+    tile = _power_of_two(n_frames // _TILES_IN_SCAN, _MIN_TILE_FRAMES, most)
     needed = -(-n_frames // chunk) * chunk
     return Sizes(chunk, min(shard, needed), tile)
 

@@ -59,21 +59,23 @@ def native_functions() -> NativeFunctions | None:
 
 
 @kernel
-def read_run(
+def read_encoded(
     pread: Any,
     crc32c: Any,
     decompress: Any,
     fd: int,
-    start: int,
-    nbytes: int,
-    scratch: NDArray[np.uint8],
     offsets: NDArray[np.int64],
     lengths: NDArray[np.int64],
     slots: NDArray[np.int64],
+    max_gap: int,
+    scratch: NDArray[np.uint8],
     out: NDArray[np.uint8],
     chunk_nbytes: int,
-) -> tuple[int, int]:
-    """Read one run of a shard and decode its chunks; return (status, index of the chunk).
+) -> tuple[int, int, int]:
+    """Read and decode chunks of one shard; return (status, index of the chunk, bytes read).
+
+    Chunks that follow one another in the file are fetched by one positioned read, as many as
+    `scratch` holds.
 
     Parameters
     ----------
@@ -81,40 +83,71 @@ def read_run(
         C functions of `NativeFunctions`.
     fd : int
         The open shard file.
-    start, nbytes : int
-        Byte range of the run in the file.
-    scratch : (>= nbytes,) uint8
     offsets, lengths : (m,) int64
         Byte range of each encoded chunk in the file, checksum included.
     slots : (m,) int64
         Row of `out` for each chunk.
+    max_gap : int
+        Unwanted bytes between two chunks that are read along rather than skipped.
+    scratch : (>= longest chunk,) uint8
     out : (n_slots, slot_nbytes) uint8
     chunk_nbytes : int
         Decoded size of a chunk.
     """
     base = scratch.ctypes.data
-    done = 0
-    while done < nbytes:
-        got = pread(fd, base + done, nbytes - done, start + done)
-        if got <= 0:
-            return SHORT_READ, 0
-        done += got
-    for i in range(offsets.size):
-        at = offsets[i] - start
-        size = lengths[i] - 4
-        if size < 16:
-            return BAD_CHUNK, i
-        stored = 0
-        decoded = 0
-        framed = 0
-        for byte in range(4):
-            stored |= int(scratch[at + size + byte]) << (8 * byte)
-            decoded |= int(scratch[at + 4 + byte]) << (8 * byte)
-            framed |= int(scratch[at + 12 + byte]) << (8 * byte)
-        if int(crc32c(base + at, size)) != stored:
-            return BAD_CHECKSUM, i
-        if decoded != chunk_nbytes or framed != size:
-            return BAD_CHUNK, i
-        if decompress(base + at, out[slots[i]].ctypes.data, chunk_nbytes, 1) != chunk_nbytes:
-            return BAD_CHUNK, i
-    return OK, 0
+    n_read = 0
+    first = 0
+    while first < offsets.size:
+        start = offsets[first]
+        end = start + lengths[first]
+        last = first + 1
+        while last < offsets.size:
+            gap = offsets[last] - end
+            stop = offsets[last] + lengths[last]
+            if gap < 0 or gap > max_gap or stop - start > scratch.size:
+                break
+            end = stop
+            last += 1
+        done = 0
+        while done < end - start:
+            got = pread(fd, base + done, end - start - done, start + done)
+            if got <= 0:
+                return SHORT_READ, first, n_read
+            done += got
+        n_read += done
+        for i in range(first, last):
+            at = offsets[i] - start
+            encoded = scratch[at : at + lengths[i]]
+            status = _decode(crc32c, decompress, encoded, out[slots[i]], chunk_nbytes)
+            if status != OK:
+                return status, i, n_read
+        first = last
+    return OK, 0, n_read
+
+
+@kernel
+def _decode(
+    crc32c: Any,
+    decompress: Any,
+    encoded: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    chunk_nbytes: int,
+) -> int:
+    """Check one encoded chunk, checksum at its end, and decompress it; return the status."""
+    size = encoded.size - 4
+    if size < 16:
+        return BAD_CHUNK
+    stored = 0
+    decoded = 0
+    framed = 0
+    for byte in range(4):
+        stored |= int(encoded[size + byte]) << (8 * byte)
+        decoded |= int(encoded[4 + byte]) << (8 * byte)
+        framed |= int(encoded[12 + byte]) << (8 * byte)
+    if int(crc32c(encoded.ctypes.data, size)) != stored:
+        return BAD_CHECKSUM
+    if decoded != chunk_nbytes or framed != size:
+        return BAD_CHUNK
+    if decompress(encoded.ctypes.data, out.ctypes.data, chunk_nbytes, 1) != chunk_nbytes:
+        return BAD_CHUNK
+    return OK

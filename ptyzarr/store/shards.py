@@ -28,12 +28,12 @@ from ptyzarr.store.native import (
     OK,
     SHORT_READ,
     NativeFunctions,
-    read_run,
+    read_encoded,
 )
 
 ABSENT = np.uint64(2**64 - 1)
 _MAX_RUN = 4 * 1024**2  # bytes of one positioned read
-_MAX_GAP = 32 * 1024  # unwanted bytes worth reading over
+_MAX_GAP = 8 * 1024  # unwanted bytes that cost less than another positioned read
 _MAX_OPEN = 64  # shard files kept open
 _CHECKSUM = 4
 
@@ -227,28 +227,22 @@ class ShardReader(ChunkGeometry):
                     f"{shard.path}: chunk {int(inner[np.argmax(absent)])} is not in the "
                     "shard's index; expected every chunk; run 'ptyzarr verify' and ingest again"
                 )
-            n_read = 0
-            for first, last in _runs(offsets, lengths):
-                start = int(offsets[first])
-                nbytes = int(offsets[last - 1] + lengths[last - 1]) - start
-                status, which = read_run(
-                    self._native.pread,
-                    self._native.crc32c,
-                    self._native.decompress,
-                    shard.fd,
-                    start,
-                    nbytes,
-                    self._scratch_bytes(nbytes),
-                    offsets[first:last],
-                    lengths[first:last],
-                    slots[first:last],
-                    out,
-                    self._layout.chunk_nbytes,
-                )
-                if status != OK:
-                    raise _damage(shard.path, status, int(inner[first + which]))
-                n_read += nbytes
-            return n_read
+            status, which, n_read = read_encoded(
+                self._native.pread,
+                self._native.crc32c,
+                self._native.decompress,
+                shard.fd,
+                offsets,
+                lengths,
+                slots,
+                _MAX_GAP,
+                self._scratch_bytes(int(lengths.max())),
+                out,
+                self._layout.chunk_nbytes,
+            )
+            if status != OK:
+                raise _damage(shard.path, status, int(inner[which]))
+            return int(n_read)
         finally:
             shard.release()
 
@@ -369,21 +363,6 @@ def _read_at(fd: int, nbytes: int, offset: int) -> bytes:
     # The descriptor is not shared yet, so its one file position is ours.
     os.lseek(fd, offset, os.SEEK_SET)
     return os.read(fd, nbytes)
-
-
-def _runs(offsets: NDArray[np.int64], lengths: NDArray[np.int64]) -> Iterable[tuple[int, int]]:
-    """Yield (first, last) of chunks that one positioned read fetches."""
-    first = 0
-    for i in range(1, len(offsets) + 1):
-        ends = i == len(offsets)
-        if not ends:
-            previous_end = offsets[i - 1] + lengths[i - 1]
-            gap = offsets[i] - previous_end
-            span = offsets[i] + lengths[i] - offsets[first]
-            ends = gap < 0 or gap > _MAX_GAP or span > _MAX_RUN
-        if ends:
-            yield first, i
-            first = i
 
 
 def _damage(path: Path, status: int, chunk: int) -> DamagedStoreError:

@@ -84,7 +84,7 @@ def test_sizes_are_bounded_and_nested(n_frames, frame_size, itemsize):
     assert 1 <= chunk <= 16
     assert shard % chunk == 0
     assert shard < n_frames + chunk
-    assert 16 <= tile <= 128
     frame_bytes = frame_size**2 * itemsize
-    assert chunk == 1 or chunk * frame_bytes <= 128 * 1024
+    assert tile == 16 or (tile * 256 <= n_frames and tile * frame_bytes <= 16 * 1024**2)
+    assert chunk == 1 or chunk * frame_bytes <= 16 * 1024
     assert shard == chunk or shard * frame_bytes <= 256 * 1024**2

@@ -152,7 +152,7 @@ def test_full_order_does_not_depend_on_layout_and_tiles():
 
 
 @settings(deadline=None)
-@given(n_tiles=st.integers(16, 100), tile_frames=st.integers(1, 5), epoch=st.integers(0, 5))
+@given(n_tiles=st.integers(24, 100), tile_frames=st.integers(1, 5), epoch=st.integers(0, 5))
 def test_a_tile_stays_in_one_window(n_tiles, tile_frames, epoch):
     (order,) = orders("window", [scan(n_tiles * tile_frames, tile_frames)], epoch=epoch)
     n_windows = n_tiles // MIN_WINDOW_TILES
@@ -163,21 +163,21 @@ def test_a_tile_stays_in_one_window(n_tiles, tile_frames, epoch):
 
 
 def test_a_window_is_a_random_mixture_of_its_tiles():
-    (order,) = orders("window", [scan(64 * 64, 64)])
-    tiles = (order // 64).reshape(4, 16 * 64)
+    (order,) = orders("window", [scan(96 * 64, 64)])
+    tiles = (order // 64).reshape(4, 24 * 64)
     for window in tiles:
-        assert len(np.unique(window)) == 16
-        # Any batch of 64 from a window has groups of most of its 16 tiles.
-        assert min(len(np.unique(batch)) for batch in window.reshape(-1, 64)) > 10
+        assert len(np.unique(window)) == 24
+        # Any batch of 64 from a window has groups of most of its 24 tiles.
+        assert min(len(np.unique(batch)) for batch in window.reshape(-1, 64)) > 16
 
 
 def test_a_short_rest_joins_the_last_window():
-    (order,) = orders("window", [scan(40 * 32, 32)])
+    (order,) = orders("window", [scan(56 * 32, 32)])
     tiles = order // 32
-    assert len(np.unique(tiles[: 16 * 32])) == 16
-    assert len(np.unique(tiles[16 * 32 :])) == 24
-    # One window, not 16 tiles and then 8: the last 8 tiles' worth mixes all 24.
-    assert len(np.unique(tiles[-8 * 32 :])) == 24
+    assert len(np.unique(tiles[: 24 * 32])) == 24
+    assert len(np.unique(tiles[24 * 32 :])) == 32
+    # One window, not 24 tiles and then 8: the last 8 tiles' worth mixes all 32.
+    assert len(np.unique(tiles[-8 * 32 :])) == 32
 
 
 def test_scans_mix_in_proportion():
