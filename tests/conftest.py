@@ -18,7 +18,6 @@ from ptyzarr.ingestion import ingest
 from ptyzarr.ingestion.layout import Sizes
 from ptyzarr.store import ScanStore
 
-
 # Shared cores and coverage make any deadline a lottery; what is fast enough, benchmarks say. Where
 # CI is set the examples are the same in every run, elsewhere new ones are tried.
 settings.register_profile("ptyzarr", deadline=None, derandomize="CI" in os.environ)

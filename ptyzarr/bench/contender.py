@@ -133,6 +133,7 @@ class BatchTrial:
     ) -> None:
         self._batches, self._round_s, self._facts = batches, round_s, facts
         self.close = close
+        self._first_s: float | None = None
 
     def run(self, round_number: int) -> Work:
         """Deliver batches; a round whose last epoch was cut short says so in the facts.
@@ -140,6 +141,7 @@ class BatchTrial:
         Short epochs are repeated until a quarter of the round's time, or of a second, is over.
         """
         n_groups = n_epochs = 0
+        self._first_s = None
         started = time.perf_counter()
         while True:
             delivered, is_whole, facts = self._run_epoch(
@@ -149,7 +151,12 @@ class BatchTrial:
             seconds = time.perf_counter() - started
             if not is_whole or seconds >= min(self._round_s, 1) / 4:
                 break
-        facts = {**facts, "epochs": n_epochs, "whole_epoch": is_whole}
+        facts = {
+            **facts,
+            "epochs": n_epochs,
+            "whole_epoch": is_whole,
+            "first_batch_s": self._first_s,
+        }
         return Work(units=n_groups, seconds=seconds, facts=facts)
 
     def _run_epoch(self, epoch: int, started: float) -> tuple[int, bool, Mapping[str, Any]]:
@@ -159,7 +166,9 @@ class BatchTrial:
         for delivery in batches:
             n_groups += len(delivery.members)
             del delivery
-            if time.perf_counter() - started > self._round_s:
+            seconds = time.perf_counter() - started
+            self._first_s = seconds if self._first_s is None else self._first_s
+            if seconds > self._round_s:
                 is_whole = False
                 break
         facts = self._facts()

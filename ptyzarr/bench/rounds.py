@@ -159,7 +159,12 @@ def skip_reason(entry: Entry, max_disk: int) -> str | None:
 
 
 def run_rounds(
-    entries: Sequence[Entry], n_rounds: int, max_disk: int, progress: Progress | None = None
+    entries: Sequence[Entry],
+    n_rounds: int,
+    max_disk: int,
+    progress: Progress | None = None,
+    *,
+    judged: bool = True,
 ) -> list[Row]:
     """Return a row for each entry; the rounds of all are interleaved.
 
@@ -173,6 +178,15 @@ def run_rounds(
         Most bytes of one file that is made for a contender.
     progress
         Receives the stages.
+    judged
+        Whether what is delivered is compared with the scan, and the shuffle judged, at the end.
+
+    Raises
+    ------
+    DeviceError
+        If the process of a contender dies.
+    PtyzarrError
+        What a contender failed with: `VerificationError` if it delivered something else.
     """
     progress = progress or Silent()
     reasons = [skip_reason(entry, max_disk) for entry in entries]
@@ -184,7 +198,7 @@ def run_rounds(
             ensure_file(work, name)
         progress.advance(1)
     with _workers(running, progress) as workers:
-        seen = [worker.call("inspect") for worker in workers]
+        seen = [worker.call("warm_up") for worker in workers]
         progress.finish()
         progress.start("measuring", n_rounds * len(workers), "rounds")
         results: list[list[dict[str, Any]]] = [[] for _ in workers]
@@ -196,6 +210,12 @@ def run_rounds(
                 progress.advance(1)
         progress.finish()
         memory = [worker.call("memory") for worker in workers]
+        if judged:
+            progress.start("checking what was delivered", len(workers), "contenders")
+            for facts, worker in zip(seen, workers, strict=True):
+                facts |= worker.call("judge")
+                progress.advance(1)
+            progress.finish()
         for worker in workers:
             worker.call("close")
     done = map(_row, running, results, seen, memory)
@@ -226,7 +246,7 @@ def _row(
     seen: Mapping[str, Any],
     memory: Mapping[str, Any],
 ) -> Row:
-    contender, facts = entry.contender, {**seen, **results[-1]["facts"]}
+    contender, facts = entry.contender, {**results[-1]["facts"], **seen}
     return Row(
         label=entry.label,
         key=contender.key,

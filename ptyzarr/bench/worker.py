@@ -53,10 +53,22 @@ class Session:
         self._trial: Trial = contender.make(self._work)
         self._make_s = time.perf_counter() - began
 
-    def inspect(self) -> dict[str, Any]:
-        """Deliver an epoch that is not counted, or a part of it; compare and judge its batches."""
+    def warm_up(self) -> dict[str, Any]:
+        """Do a round that is not counted; return how long the first batch took, from nothing."""
+        first = self._trial.run(0).facts.get("first_batch_s")
+        return {} if first is None else {"first_batch_s": self._make_s + first}
+
+    def judge(self) -> dict[str, Any]:
+        """Deliver an epoch, or a part of it; check what is in it, and how well it is shuffled.
+
+        Takes memory of its own, so memory is asked for before.
+
+        Raises
+        ------
+        VerificationError
+            If its first batch does not hold the scan's amplitudes.
+        """
         if not isinstance(self._trial, BatchTrial) or not isinstance(self._work, Workload):
-            self._trial.run(0)
             return {}
         orders: list[NDArray[Any]] = []
         facts: dict[str, Any] = {}
@@ -65,7 +77,6 @@ class Session:
         batches = self._trial.deliveries(0)
         for delivery in batches:
             if not orders:
-                facts["first_batch_s"] = self._make_s + time.perf_counter() - started
                 facts["checked_frames"] = check_delivery(delivery, self._work, store)
             orders.append(np.array(delivery.members))
             del delivery

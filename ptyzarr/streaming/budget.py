@@ -116,7 +116,9 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
     ):
         max_kept -= 1
     block_nbytes = demand.batch_frames * PLANNING_NBYTES_PER_FRAME
-    block_batches = min(max(1, free // _PLANNING_SHARE // block_nbytes), demand.n_batches)
+    spare = budget - _total(demand, n_slots=demand.group_size, max_kept=max_kept, block_batches=0)
+    share = min(free // _PLANNING_SHARE, spare)
+    block_batches = min(max(1, share // block_nbytes), demand.n_batches)
     left = budget - _total(demand, n_slots=0, max_kept=max_kept, block_batches=block_batches)
     n_slots = min(left // (demand.slot_nbytes + SLOT_NBYTES), demand.n_chunks)
     n_slots = max(n_slots, min(demand.group_size, demand.n_chunks))

@@ -44,6 +44,7 @@ def test_contenders_run_side_by_side_in_processes_of_their_own(work: Workload) -
     assert {stage: done for stage, (total, done) in notes.stages.items() if done == total} == {
         "preparing": 4,
         "measuring": 6,
+        "checking what was delivered": 3,
     }
 
 

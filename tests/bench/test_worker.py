@@ -40,9 +40,10 @@ def test_every_contender_delivers_the_scan_bit_for_bit(
     key: str, channels: Any, work: Workload
 ) -> None:
     session = start(key, dataclasses.replace(work, channels=channels))
-    seen = session.inspect()
+    seen = session.warm_up()
     done = session.run(1)
     memory = session.memory()
+    seen |= session.judge()
     assert session.close() == {}
     assert done["units"] > 0
     assert done["seconds"] > 0
@@ -56,16 +57,16 @@ def test_every_contender_delivers_the_scan_bit_for_bit(
 @pytest.mark.parametrize("key", ["workers", "workers-zarrs"])
 def test_worker_processes_deliver_the_scan_bit_for_bit(key: str, work: Workload) -> None:
     session = start(key, dataclasses.replace(work, channels="last"))
-    assert session.inspect()["checked_frames"] == 8 * 4
     facts = session.run(1)["facts"]
     assert facts["worker_processes"] == 2
     assert facts["worker_peak_bytes"] > 0
+    assert session.judge()["checked_frames"] == 8 * 4
     session.close()
 
 
 def test_our_loader_reports_what_it_read_and_decoded(work: Workload) -> None:
     session = start("window", work)
-    session.inspect()
+    session.warm_up()
     facts = session.run(1)["facts"]
     assert facts["distinct_chunks"] > 0
     assert facts["projected_memory_bytes"] <= 192 * 2**20
@@ -84,8 +85,9 @@ def test_every_way_to_take_a_file_in_leaves_nothing_behind(
         source=str(source), folder=str(tmp_path / "out"), memory="256MiB", n_threads=2
     )
     session = start(key, work)
-    assert session.inspect() == {}
+    assert session.warm_up() == {}
     done = session.run(1)
+    assert session.judge() == {}
     session.close()
     assert done["units"] == pytest.approx(64 * 16 * 16 * 4 / 1e9, rel=0.01)
     out = tmp_path / "out"
@@ -106,7 +108,7 @@ def test_wrong_amplitudes_are_found(work: Workload) -> None:
 
 def test_answers_are_one_line_of_json_for_each_command(work: Workload) -> None:
     spec = json.dumps({"key": "window", "workload": work.to_json()})
-    commands = io.StringIO(f'{spec}\n["inspect"]\n["run", 1]\n["memory"]\n["close"]\n')
+    commands = io.StringIO(f'{spec}\n["warm_up"]\n["run", 1]\n["memory"]\n["close"]\n')
     replies = io.StringIO()
     serve(commands, replies)
     answers = [json.loads(line) for line in replies.getvalue().splitlines()]

@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ptyzarr.errors import BudgetError
@@ -20,6 +20,7 @@ DEMAND = Demand(
 )
 
 
+@example(budget=172, n_chunks=1, batch_mib=15, n_threads=1)  # batches left little for planning
 @given(
     budget=st.integers(1, 4000),
     n_chunks=st.integers(1, 10**6),
