@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptyzarr._version import __version__
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
-from ptyzarr.errors import PtyzarrError
+from ptyzarr.errors import DeviceError, PtyzarrError
 from ptyzarr.grouping import RawDataTorch, neighbors
 from ptyzarr.ingestion import export, ingest, verify
 from ptyzarr.ptychopinn import MemmapDatasetBridge
@@ -23,17 +23,17 @@ from ptyzarr.store import ScanStore, open_store, open_stores
 from ptyzarr.streaming import Batch, GroupLoader
 
 if TYPE_CHECKING:
-    from ptyzarr.tensors import GroupDataset, PtychoDataContainerTorch
+    from ptyzarr.tensors import GroupDataset as GroupDataset
+    from ptyzarr.tensors import PtychoDataContainerTorch as PtychoDataContainerTorch
 
+# The names that need torch are not listed: ``import *`` must work without it.
 __all__ = [
     "Batch",
-    "GroupDataset",
     "GroupLoader",
     "GroupingConfig",
     "IngestConfig",
     "LoaderConfig",
     "MemmapDatasetBridge",
-    "PtychoDataContainerTorch",
     "PtyzarrError",
     "RawDataTorch",
     "ScanStore",
@@ -52,5 +52,10 @@ _NEED_TORCH = {"GroupDataset", "PtychoDataContainerTorch"}
 def __getattr__(name: str) -> Any:
     """Load what needs torch when it is asked for."""
     if name in _NEED_TORCH:
-        return getattr(import_module("ptyzarr.tensors"), name)
+        try:
+            return getattr(import_module("ptyzarr.tensors"), name)
+        except ModuleNotFoundError as error:
+            raise DeviceError(
+                f"{name} needs torch, and {error.name} is not installed; install 'ptyzarr[torch]'"
+            ) from error
     raise AttributeError(f"module 'ptyzarr' has no attribute {name!r}")

@@ -70,6 +70,12 @@ def _check_int(config: Any, name: str, minimum: int, *, optional: bool = False) 
         raise ConfigError(f"{name} is {value}; expected {minimum} or more")
 
 
+def _check_bools(config: Any, *names: str) -> None:
+    for name in names:
+        if not isinstance(getattr(config, name), bool):
+            raise ConfigError(f"{name} is {getattr(config, name)!r}; expected True or False")
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class IngestConfig:
     """How a source becomes a store."""
@@ -104,6 +110,10 @@ class IngestConfig:
         _check_choice(self, "incomplete", ("refuse", "truncate"))
         _check_choice(self, "nonfinite", ("refuse", "mask"))
         _check_int(self, "n_workers", 1, optional=True)
+        _check_bools(self, "overwrite")
+        for name in ("scheduler", "frames_key"):
+            if not isinstance(getattr(self, name), str | None):
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; expected text or None")
         parse_size(self.memory)
         if self.scheduler is not None and self.n_workers is not None:
             raise ConfigError("n_workers and scheduler exclude each other; give one of them")
@@ -134,6 +144,7 @@ class GroupingConfig:
 
     def __post_init__(self) -> None:
         """Check every option; raise `ConfigError`."""
+        _check_bools(self, "sequential_sampling", "enable_oversampling")
         _check_int(self, "gridsize", 1)
         _check_int(self, "n_neighbors", 0)
         _check_int(self, "n_samples", 0, optional=True)
@@ -193,6 +204,7 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         """Check every option; raise `ConfigError`."""
         _check_int(self, "batch_size", 1)
+        _check_bools(self, "patches", "drop_last")
         _check_choice(self, "shuffle", get_args(Shuffle))
         _check_int(self, "seed", 0)
         _check_choice(self, "channels", get_args(Channels))

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import os
 import shutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import DamagedStoreError
+from ptyzarr.errors import DamagedStoreError, DeviceError, ScanExistsError
 from ptyzarr.grouping import GroupedData, RawDataTorch
 from ptyzarr.ingestion import ingest
 from ptyzarr.scan import frame_power
@@ -32,7 +33,12 @@ _BLOCK_BYTES = 16 * 1024**2
 def __getattr__(name: str) -> Any:
     """Load what needs torch when it is asked for."""
     if name == "PtychoDataContainerTorch":
-        return getattr(import_module("ptyzarr.tensors"), name)
+        try:
+            return getattr(import_module("ptyzarr.tensors"), name)
+        except ModuleNotFoundError as error:
+            raise DeviceError(
+                f"{name} needs torch, and {error.name} is not installed; install 'ptyzarr[torch]'"
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -134,8 +140,12 @@ class MemmapDatasetBridge:
         path = os.path.abspath(self.npz_path)
         name = f"{self.npz_path.stem}-{hashlib.sha256(path.encode()).hexdigest()[:12]}.zarr"
         key = "diffraction" if "diffraction" in member_keys(path) else None
-        config = IngestConfig(frames_key=key, overwrite=True)
-        return ingest(path, self.memmap_dir / name, config)
+        config = IngestConfig(frames_key=key)
+        try:
+            # Without `overwrite` a store that opens is taken as it is: no frame is read.
+            return ingest(path, self.memmap_dir / name, config)
+        except ScanExistsError:
+            return ingest(path, self.memmap_dir / name, replace(config, overwrite=True))
 
 
 class _BridgeScan:

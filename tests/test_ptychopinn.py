@@ -73,6 +73,7 @@ def test_a_second_construction_reads_no_frame_and_writes_nothing(
         patched.setattr("ptyzarr.sources.frames.StackedFrames.blocks", refuse)
         patched.setattr("ptyzarr.sources.frames.StackedFrames.read", refuse)
         patched.setattr("ptyzarr.store.ScanStore.amplitude", refuse)
+        patched.setattr("ptyzarr.ingestion.runner.check_digests", refuse)
         again = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
     assert snapshot(tmp_path / "m") == before
     second = again.get_grouped_data(**GROUPING)
@@ -151,6 +152,13 @@ def test_an_unfinished_store_is_finished(scan: Path, tmp_path: Path) -> None:
     (path / "zarr.json").unlink()
     bridge = MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m")
     assert bridge.store.n_frames == 40
+
+
+def test_an_empty_folder_in_the_place_of_the_store_is_used(scan: Path, tmp_path: Path) -> None:
+    path = Path(MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").store.path)
+    shutil.rmtree(path)
+    path.mkdir()
+    assert MemmapDatasetBridge(scan, memmap_dir=tmp_path / "m").store.n_frames == 40
 
 
 def test_diffraction_is_preferred_where_both_keys_differ(make_npz, tmp_path: Path) -> None:

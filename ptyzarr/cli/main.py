@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import resource
 import signal
@@ -20,7 +22,7 @@ from ptyzarr.cli.options import config_from, config_options
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
 from ptyzarr.demo import format_table, run_demo
-from ptyzarr.errors import PtyzarrError, ScanExistsError
+from ptyzarr.errors import PtyzarrError, ScanExistsError, StorageError
 from ptyzarr.grouping import cached_group_table, group_coords, normalization_factor
 from ptyzarr.ingestion import export, ingest, verify
 from ptyzarr.progress import Progress
@@ -29,7 +31,7 @@ from ptyzarr.streaming import GroupLoader
 from ptyzarr.view import draw_scan
 
 #: Exit status by error code; every other `PtyzarrError` is bad input.
-EXIT_CODES = {"config": 2, "budget": 2, "verification": 4, "interrupted": 75}
+EXIT_CODES = {"config": 2, "verification": 4, "interrupted": 75}
 BAD_INPUT = 3
 INTERRUPTED = 75
 
@@ -62,6 +64,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         cli.main(arguments, prog_name="ptyzarr", standalone_mode=False)
     except PtyzarrError as error:
         _fail(str(error), EXIT_CODES.get(error.code, BAD_INPUT))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "ptyzarr"
         _fail(f"{error.format_message()} See '{command} --help'.", 2)
@@ -69,10 +74,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _fail(error.format_message(), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone; nothing is left to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        # Our own files raise `StorageError`: this is standard output.
+        _discard_output()
+        _fail(f"standard output cannot be written: {error.strerror}", BAD_INPUT)
     sys.exit(0)
 
 
@@ -105,7 +110,7 @@ def ingest_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> Non
             )
     if as_json:
         one = len(summaries) == 1 and not _is_folder(paths[-1])
-        click.echo(json.dumps(summaries[0] if one else {"stores": summaries}))
+        _print_json(summaries[0] if one else {"stores": summaries})
 
 
 @cli.command("info")
@@ -116,7 +121,7 @@ def info_command(store: str, as_json: bool) -> None:
     opened = open_store(store)
     facts = summary(opened)
     if as_json:
-        click.echo(json.dumps(facts))
+        _print_json(facts)
         return
     size = opened.frame_size
     source = facts["source"]
@@ -154,7 +159,7 @@ def verify_command(store: str, source: str | None, as_json: bool) -> None:
     """Check every byte and every value of a store."""
     report = verify(store, source, progress=terminal_progress())
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report)))
+        _print_json(dataclasses.asdict(report))
         return
     compared = f"; every value equals {source}" if source else ""
     click.echo(
@@ -174,7 +179,7 @@ def export_command(store: str, out: str, as_json: bool) -> None:
     path = export(store, out, progress=terminal_progress())
     size = path.stat().st_size
     if as_json:
-        click.echo(json.dumps({"path": str(path), "size": size}))
+        _print_json({"path": str(path), "size": size})
     else:
         click.echo(f"{path}: {format_size(size)}, equal to the source bit for bit")
 
@@ -205,7 +210,7 @@ def group_command(store: str, out: str | None, as_json: bool, **options: Any) ->
         "out": out,
     }
     if as_json:
-        click.echo(json.dumps(facts))
+        _print_json(facts)
     else:
         where = f"; written to {out}" if out else ""
         click.echo(
@@ -231,7 +236,7 @@ def stream_command(stores: tuple[str, ...], epochs: int, as_json: bool, **option
     opened = [open_store(path) for path in stores]
     facts = run_epochs(opened, grouping, config, epochs, terminal_progress())
     if as_json:
-        click.echo(json.dumps(facts))
+        _print_json(facts)
         return
     click.echo(
         f"{facts['groups']} groups in {facts['seconds']:.2f} s: {facts['groups_per_s']:,.0f} "
@@ -252,7 +257,10 @@ def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: 
     """Draw a scan: positions, mean pattern, a few groups with their frames."""
     config = config_from(GroupingConfig, options)
     path = draw_scan(open_store(store), out, grouping=config, n_groups=n_groups)
-    click.echo(json.dumps({"path": str(path)}) if as_json else f"{path} written")
+    if as_json:
+        _print_json({"path": str(path)})
+    else:
+        click.echo(f"{path} written")
 
 
 @cli.command("demo")
@@ -265,7 +273,7 @@ def demo_command(out: str, as_json: bool) -> None:
     """
     report = run_demo(out, progress=terminal_progress())
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), default=str))
+        _print_json(dataclasses.asdict(report))
     else:
         click.echo(format_table(report))
 
@@ -389,9 +397,29 @@ def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
             np.savez(file, **arrays)
         os.replace(scratch, path)
     except OSError as error:
-        raise ScanExistsError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path} cannot be written: {error.strerror}; choose another place"
+        ) from error
+
+
+def _discard_output() -> None:
+    """Let the interpreter's last flush go nowhere, so that it does not complain once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_json(facts: Any) -> None:
+    """Print one JSON object; what is no finite number becomes null."""
+    click.echo(json.dumps(_finite(facts), default=str, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _fail(message: str, code: int) -> NoReturn:

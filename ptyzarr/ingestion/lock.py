@@ -157,6 +157,9 @@ def _is_gone(path: Path, owner: dict[str, Any]) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
+    # A killed process whose parent has not asked for its status answers signals for ever.
+    if _status(pid)[:1] == ["Z"]:
+        return False
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -168,11 +171,17 @@ def _is_alive(pid: int) -> bool:
 
 def _start_time(pid: int) -> str | None:
     """Return when a process started, so that a reused number is told apart; None if unknown."""
+    status = _status(pid)
+    return status[19] if len(status) > 19 else None
+
+
+def _status(pid: int) -> list[str]:
+    """Return the fields of proc(5)'s ``stat`` from the third on; empty where there is none."""
     try:
-        # Field 22 of proc(5); the name before it may hold spaces and parentheses.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
+        # The name before them may hold spaces and parentheses.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def _beat(path: Path, stop: threading.Event) -> None:

@@ -155,7 +155,7 @@ def _interruptible() -> Iterator[None]:
 
 def _existing(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
     """Return the store at the destination if it is this source's; None if it may be written."""
-    if not os.path.lexists(target):
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return None
     try:
         store = open_store(target)

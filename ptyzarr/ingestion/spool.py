@@ -33,7 +33,6 @@ class Spool:
 
     def __init__(self, path: Path, frame_size: int) -> None:
         self._path = path
-        self._pixels = frame_size * frame_size
         self._file: BinaryIO = path.open("wb")
         self._n_frames = 0
         self.dtype: np.dtype[Any] = np.dtype(np.uint16)

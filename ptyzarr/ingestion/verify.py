@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptyzarr.errors import DamagedStoreError, ScanNotFoundError, VerificationError
+from ptyzarr.errors import (
+    DamagedStoreError,
+    MissingFieldError,
+    ScanNotFoundError,
+    ShapeError,
+    VerificationError,
+)
 from ptyzarr.ingestion.masks import MaskCursor
 from ptyzarr.ingestion.plan import frames_origin
 from ptyzarr.ingestion.runner import is_same_scan
@@ -175,17 +181,21 @@ def _content_digest(store: ScanStore, node: str) -> str:
 
 def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Progress) -> None:
     """Compare every value with the source."""
-    scan = open_source(
-        path,
-        frames_key=store.attrs["source"]["frames_key"],
-        quantity=store.attrs["source"]["quantity"],
-        incomplete="truncate",  # no difference where nothing was cut
+    other = VerificationError(
+        f"{os.fspath(path)} is not the source of {store.path}: members, sizes or checksums "
+        f"differ from those of {store.attrs['source']['name']}"
     )
-    if not is_same_scan(scan, store):
-        raise VerificationError(
-            f"{os.fspath(path)} is not the source of {store.path}: members, sizes or checksums "
-            f"differ from those of {store.attrs['source']['name']}"
+    try:
+        scan = open_source(
+            path,
+            frames_key=store.attrs["source"]["frames_key"],
+            quantity=store.attrs["source"]["quantity"],
+            incomplete="truncate",  # no difference where nothing was cut
         )
+    except (MissingFieldError, ShapeError) as error:
+        raise other from error
+    if not is_same_scan(scan, store):
+        raise other
     _compare_frames(store, scan, progress)
     for node in (*_PER_FRAME, "probe_guess", "object_guess"):
         expected = getattr(scan, node)

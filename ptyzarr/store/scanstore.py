@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import io
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ from ptyzarr.store.schema import (
 from ptyzarr.store.shards import FallbackReader, FrameFormat, ShardReader
 
 DECODE_BYTES = 16 * 1024**2  # decoded chunks held while amplitudes are collected
+_NPY_MAGIC = b"\x93NUMPY"
 _DASK_BYTES = 16 * 1024**2  # amplitudes in one block of the dask array
 
 
@@ -57,6 +59,10 @@ class ScanStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        if "://" in self.path:
+            raise ScanNotFoundError(
+                f"{self.path} is a URL; this version opens folders only; copy the store to a disk"
+            )
         # Files are opened later; a change of the working directory must not matter then.
         self._root = root = Path(os.path.abspath(self.path))
         document = _load_root(root)
@@ -203,11 +209,19 @@ class ScanStore:
         return self._read("object_guess") if self._has("object_guess") else None
 
     @property
-    def extra(self) -> Mapping[str, zarr.Array[Any]]:
-        """Every other member of the source by node name, as lazily read zarr arrays."""
-        prefix = f"{EXTRA}/"
-        nodes = [node for node in self._metadata if node.startswith(prefix)]
-        return {node.removeprefix(prefix): self._array(node) for node in nodes}
+    def extra(self) -> Mapping[str, zarr.Array[Any] | NDArray[Any]]:
+        """Every other member of the source by its key there.
+
+        Members are zarr arrays, read when they are sliced. Those that zarr cannot hold (strings,
+        dates, structured arrays) are read whole into NumPy arrays when they are asked for; the
+        bytes of a member that is no array are given as uint8.
+        """
+        keys = {}
+        for node, entry in self._metadata.items():
+            if node.startswith(f"{EXTRA}/"):
+                attributes = entry.get("attributes", {})
+                keys[attributes.get("key", node.removeprefix(f"{EXTRA}/"))] = node
+        return _Extra(self, keys)
 
     @property
     def diffraction(self) -> da.Array:
@@ -322,6 +336,30 @@ class ScanStore:
             values = np.asarray(self._array(node)[...])
         values.flags.writeable = False
         return values
+
+
+class _Extra(Mapping[str, "zarr.Array[Any] | NDArray[Any]"]):
+    """The other members of a source, looked up by key."""
+
+    def __init__(self, store: ScanStore, nodes: Mapping[str, str]) -> None:
+        self._store = store
+        self._nodes = nodes
+
+    def __getitem__(self, key: str) -> zarr.Array[Any] | NDArray[Any]:
+        array = self._store.array(self._nodes[key])
+        if not array.attrs.get("raw"):
+            return array
+        raw = np.asarray(array[...])
+        if raw[: len(_NPY_MAGIC)].tobytes() != _NPY_MAGIC:
+            return raw
+        values: NDArray[Any] = np.load(io.BytesIO(raw.tobytes()), allow_pickle=False)
+        return values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
 
 
 class _Frames:

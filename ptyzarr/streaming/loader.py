@@ -111,6 +111,8 @@ class GroupLoader:
         *,
         scale: float | Sequence[float] | None = None,
     ) -> None:
+        if isinstance(stores, str | os.PathLike):
+            raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
         scans = list(stores) if isinstance(stores, Sequence) else [stores]
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()
@@ -164,8 +166,8 @@ class GroupLoader:
         Only after `load_state_dict`, setting the restored epoch keeps the restored batch, so that
         a training loop that sets every epoch resumes where it was.
         """
-        if epoch < 0:
-            raise ConfigError(f"epoch is {epoch}; expected 0 or more")
+        if not hasattr(epoch, "__index__") or epoch < 0:
+            raise ConfigError(f"epoch is {epoch!r}; expected an integer of 0 or more")
         if self._is_started or epoch != self._epoch:
             self._epoch, self._next_batch, self._is_started = int(epoch), 0, False
 
@@ -192,11 +194,15 @@ class GroupLoader:
         ConfigError
             If the state is of another version, or of a loader whose order differs.
         """
-        if state.get("version") != _STATE_VERSION:
+        if not isinstance(state, Mapping) or state.get("version") != _STATE_VERSION:
+            found = state.get("version") if isinstance(state, Mapping) else state
             raise ConfigError(
-                f"the state has version {state.get('version')!r}; expected {_STATE_VERSION}"
+                f"the state has version {found!r}; expected what state_dict of version "
+                f"{_STATE_VERSION} gave"
             )
-        saved = state.get("order", {})
+        saved = state.get("order")
+        if not isinstance(saved, Mapping):
+            raise ConfigError(f"the state's order is {saved!r}; expected what state_dict gave")
         differing = [name for name, value in self._identity.items() if saved.get(name) != value]
         if differing:
             name = differing[0]
@@ -205,7 +211,11 @@ class GroupLoader:
                 f"({name}: {saved.get(name)!r}; here {self._identity[name]!r}); make the loader "
                 "as it was"
             )
-        epoch, batch = int(state["epoch"]), int(state["next_batch"])
+        epoch, batch = state.get("epoch"), state.get("next_batch")
+        if not (isinstance(epoch, int) and isinstance(batch, int)):
+            raise ConfigError(
+                f"the state is at epoch {epoch!r}, batch {batch!r}; expected integers"
+            )
         if epoch < 0 or not 0 <= batch < len(self):
             raise ConfigError(
                 f"the state is at epoch {epoch}, batch {batch}; expected a batch below {len(self)}"

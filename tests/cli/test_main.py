@@ -175,7 +175,7 @@ def test_stream_mixes_several_stores(run, make_npz, store, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        pytest.param(["--memory", "1MiB"], 2, "expected at least", id="budget"),
+        pytest.param(["--memory", "1MiB"], 3, "expected at least", id="budget"),
         pytest.param(["--device", "tpu"], 2, "device", id="device"),
         pytest.param(["--gridsize", "9"], 3, "81", id="too few neighbours"),
         pytest.param(["--batch-size", "0"], 2, "batch_size", id="empty batches"),
@@ -209,6 +209,42 @@ def test_the_demo_runs_the_whole_path(run, tmp_path) -> None:
         assert word in table
 
 
+def test_json_is_valid_where_a_number_is_not_finite(run, store) -> None:
+    result = run("group", store, "--n-samples", "0", "--json")
+    facts = json.loads(result.out, parse_constant=lambda name: pytest.fail(name))
+    assert (facts["n_groups"], facts["norm_factor"]) == (0, None)
+
+
+def test_no_arguments_print_the_help_on_many_lines(run) -> None:
+    result = run()
+    assert result.code == 2
+    assert len(result.err.splitlines()) > 10
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+def test_output_that_cannot_be_written_is_one_line(store) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ptyzarr", "info", str(store), "--json"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert (done.returncode, len(done.stderr.splitlines())) == (3, 1)
+
+
+def test_a_table_that_cannot_be_written_is_one_line(run, store, tmp_path) -> None:
+    result = run("group", store, "-o", tmp_path / "no" / "groups.npz")
+    assert (result.code, len(result.err.splitlines())) == (3, 1)
+
+
+def test_verifying_against_a_scan_of_another_kind_fails(run, store, make_npz, tmp_path) -> None:
+    other = make_npz(tmp_path / "other.npz", n_frames=9, N=8, seed=0)
+    with np.load(other) as file:
+        members = dict(file)
+    members["diffraction"] = members.pop("diff3d")
+    np.savez(other, **members)
+    assert run("verify", store, "--source", other).code == 4
+
+
 def test_every_error_code_has_an_exit_status() -> None:
     codes = {
         cls.code: EXIT_CODES.get(cls.code, BAD_INPUT)
@@ -218,7 +254,7 @@ def test_every_error_code_has_an_exit_status() -> None:
     assert codes == {
         "error": 3,
         "config": 2,
-        "budget": 2,
+        "budget": 3,
         "source": 3,
         "missing_field": 3,
         "shape": 3,

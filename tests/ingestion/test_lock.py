@@ -227,3 +227,32 @@ def test_second_ingest_at_the_same_time_is_refused(tmp_path):
     second = Second()
     ingest(source, tmp_path / "scan.zarr", progress=second).close()
     assert second.refused == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_process_that_nobody_has_waited_for_is_gone(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time\nfrom pathlib import Path\nfrom ptyzarr.ingestion.lock import lock\n"
+            "with lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)",
+            str(tmp_path / "s"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(ScanExistsError), lock(tmp_path / "s"):
+            pass
+        holder.kill()
+        # Wait for the end without asking for the status, so that it stays a zombie.
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+        with lock(tmp_path / "s"):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()

@@ -516,3 +516,20 @@ def test_store_can_be_opened_in_any_way(store, tmp_path):
     for path in (str(tmp_path / "scan.zarr"), tmp_path / "scan.zarr", f"{tmp_path}/scan.zarr/"):
         assert ScanStore(path).digest == store.digest
     assert read_root(tmp_path / "scan.zarr" / ROOT_KEY)["zarr_format"] == 3
+
+
+def test_extra_members_are_looked_up_by_their_keys_and_decoded(make_scan_store: Any) -> None:
+    odd = {
+        "words": np.array(["alpha", "beta"]),
+        "days": np.array(["2026-01-02"], "datetime64[D]"),
+        "pairs": np.array([(1, 2.5)], [("a", "i4"), ("b", "f8")]),
+        "näme with spaces": np.arange(3),
+    }
+    store = make_scan_store(n_frames=9, N=8, seed=0, **odd)
+    assert set(odd) <= set(store.extra)
+    for key, values in odd.items():
+        found = np.asarray(store.extra[key][...])
+        assert found.dtype == values.dtype
+        np.testing.assert_array_equal(found, values)
+    with pytest.raises(KeyError):
+        store.extra["nothing"]

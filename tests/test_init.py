@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ptyzarr
+
+NAMES = [
+    "Batch", "GroupDataset", "GroupLoader", "GroupingConfig", "IngestConfig", "LoaderConfig",
+    "MemmapDatasetBridge", "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch",
+    "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores", "verify",
+]  # fmt: skip
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from ptyzarr import *
+import ptyzarr, ptyzarr.ptychopinn
+for module in (ptyzarr, ptyzarr.ptychopinn):
+    try:
+        module.PtychoDataContainerTorch
+    except ptyzarr.PtyzarrError as error:
+        print(error.code, error)
+"""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_public_name_is_top_level(name: str) -> None:
+    assert getattr(ptyzarr, name) is not None
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="frobnicate"):
+        _ = ptyzarr.frobnicate
+
+
+@pytest.mark.slow
+def test_without_torch_everything_imports_and_a_tensor_names_the_extra() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("device ") and "ptyzarr[torch]" in line for line in lines)
