@@ -39,7 +39,7 @@ _OURS: Final = (
     Contender(
         key="window",
         label="ptyzarr window",
-        how="GroupLoader, windows of 16 random tiles, NumPy arrays",
+        how="GroupLoader, windows of 24 random tiles, NumPy arrays",
         make=loader_maker("window"),
     ),
     Contender(

@@ -18,6 +18,8 @@ import click
 import numpy as np
 
 from ptyzarr._version import __version__
+from ptyzarr.bench import format_table as format_bench
+from ptyzarr.bench import run_bench
 from ptyzarr.cli.options import config_from, config_options
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
@@ -34,6 +36,8 @@ from ptyzarr.view import draw_scan
 EXIT_CODES = {"config": 2, "verification": 4, "interrupted": 75}
 BAD_INPUT = 3
 INTERRUPTED = 75
+
+_GROUPS = {"gridsize": 2, "n_neighbors": 6}
 
 _json_flag = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object to stdout."
@@ -186,7 +190,7 @@ def export_command(store: str, out: str, as_json: bool) -> None:
 
 @cli.command("group")
 @click.argument("store")
-@config_options(GroupingConfig, defaults={"gridsize": 2, "n_neighbors": 6})
+@config_options(GroupingConfig, defaults=_GROUPS)
 @click.option("-o", "--out", type=click.Path(), help="Write the group table to this NPZ.")
 @_json_flag
 def group_command(store: str, out: str | None, as_json: bool, **options: Any) -> None:
@@ -221,7 +225,7 @@ def group_command(store: str, out: str | None, as_json: bool, **options: Any) ->
 
 @cli.command("stream")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
-@config_options(GroupingConfig, hide=("seed",), defaults={"gridsize": 2, "n_neighbors": 6})
+@config_options(GroupingConfig, hide=("seed",), defaults=_GROUPS)
 @config_options(LoaderConfig, help={"seed": "seed of the groups and of the epoch order"})
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
 @_json_flag
@@ -250,7 +254,7 @@ def stream_command(stores: tuple[str, ...], epochs: int, as_json: bool, **option
 @cli.command("view")
 @click.argument("store")
 @click.option("-o", "--out", type=click.Path(), required=True, help="Picture to write (.png, ...).")
-@config_options(GroupingConfig, defaults={"gridsize": 2, "n_neighbors": 6})
+@config_options(GroupingConfig, defaults=_GROUPS)
 @click.option("--n-groups", type=click.IntRange(0), default=4, show_default=True)
 @_json_flag
 def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: Any) -> None:
@@ -261,6 +265,33 @@ def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: 
         _print_json({"path": str(path)})
     else:
         click.echo(f"{path} written")
+
+
+@cli.command("bench")
+@click.argument("source")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(),
+    default="ptyzarr-bench",
+    show_default=True,
+    help="Folder for the JSON and the plot.",
+)
+@config_options(GroupingConfig, only=("gridsize", "n_neighbors"), defaults=_GROUPS)
+@config_options(LoaderConfig, only=("batch_size", "channels", "memory", "n_threads", "seed"))
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@_json_flag
+def bench_command(source: str, out: str, rounds: int, as_json: bool, **options: Any) -> None:
+    """Measure shuffled epochs of your scan on this machine: ours beside the plain ways.
+
+    SOURCE is a store or a file to ingest. Every contender runs in a process of its own, rounds
+    interleaved; peers that are not installed are named and skipped.
+    """
+    report = run_bench(source, out, n_rounds=rounds, progress=terminal_progress(), **options)
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        click.echo(format_bench(report))
 
 
 @cli.command("demo")

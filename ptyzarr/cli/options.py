@@ -18,6 +18,7 @@ def config_options(
     config: type[Any],
     *,
     hide: tuple[str, ...] = (),
+    only: tuple[str, ...] | None = None,
     defaults: dict[str, Any] | None = None,
     help: dict[str, str] | None = None,
 ) -> Callable[[F], F]:
@@ -29,11 +30,17 @@ def config_options(
         The dataclass; a flag takes the field's name, type, default and help.
     hide
         Fields without a flag.
+    only
+        Fields with a flag; None is all.
     defaults, help
         Other defaults and help texts than the field's own.
     """
     hints = typing.get_type_hints(config)
-    fields = [field for field in dataclasses.fields(config) if field.name not in hide]
+    fields = [
+        field
+        for field in dataclasses.fields(config)
+        if field.name not in hide and (only is None or field.name in only)
+    ]
 
     def decorate(command: F) -> F:
         for field in reversed(fields):

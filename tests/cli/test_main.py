@@ -199,6 +199,19 @@ def test_view_of_no_store_leaves_no_picture(run, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_bench_measures_a_scan_beside_the_plain_ways(run, scan, tmp_path) -> None:
+    result = run("bench", scan, "-o", tmp_path / "bench", "--rounds", "1", "--memory", "400MiB")
+    assert result.code == 0
+    assert "ptyzarr" in result.out
+    assert json.loads((tmp_path / "bench" / "bench.json").read_text())
+
+
+def test_bench_of_nothing_is_one_line(run, tmp_path) -> None:
+    result = run("bench", tmp_path / "no.npz", "-o", tmp_path / "bench")
+    assert (result.code, len(result.err.splitlines())) == (3, 1)
+
+
+@pytest.mark.slow
 def test_the_demo_runs_the_whole_path(run, tmp_path) -> None:
     report = run("demo", tmp_path / "demo", "--json").json
     assert (report["n_frames"], report["n_groups"]) == (516, 516)
@@ -273,7 +286,8 @@ def test_every_error_code_has_an_exit_status() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "ingest", "info", "verify", "export", "group", "stream", "view", "demo"]
+    "command",
+    ["", "ingest", "info", "verify", "export", "group", "stream", "view", "bench", "demo"],
 )
 def test_help_teaches(run, command: str) -> None:
     result = run(*filter(None, [command]), "--help")
