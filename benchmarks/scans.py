@@ -150,7 +150,7 @@ def _mean_patterns(spec: ScanSpec) -> NDArray[np.float64]:
     phases = np.exp(2j * np.pi * rng.random((_SPECKLES, size, size))) * aperture
     speckle = np.abs(np.fft.fft2(phases)) ** 2
     radius = np.hypot(*(np.mgrid[:size, :size] - size / 2))
-    envelope = 1 / (1 + (radius / (size / 24)) ** 4)
+    envelope = 1 / (1 + (radius / (size / 34)) ** 4)
     patterns = speckle * envelope
     return patterns * (spec.counts_per_pixel / patterns.mean(axis=(1, 2), keepdims=True))
 
