@@ -14,6 +14,8 @@ from ptyzarr.errors import SourceError
 from ptyzarr.scan import Quantity, frame_power
 from ptyzarr.store import MAX_COUNT
 
+_COUNTS = np.dtype(np.uint32)
+
 
 @dataclass(frozen=True, slots=True)
 class CheckedBlock:
@@ -160,31 +162,35 @@ def _declared_counts(frames: NDArray[Any], first: int, what: str) -> NDArray[np.
     return counts
 
 
-def hidden_counts(frames: NDArray[np.float32]) -> tuple[NDArray[np.uint32] | None, int]:
+def hidden_counts(
+    frames: NDArray[np.float32], dtype: np.dtype[Any] = _COUNTS
+) -> tuple[NDArray[Any] | None, int]:
     """Return the counts of which `frames` are the float32 roots bit for bit, and their maximum.
 
     Parameters
     ----------
     frames : (m, N, N) float32, C order
+    dtype
+        Unsigned integers.
 
     Returns
     -------
-    counts : (m, N, N) uint32 or None
-        None unless every pixel is the root of a count below 2**24.
+    counts : (m, N, N) `dtype` or None
+        None unless every pixel is the root of a count below 2**24 that `dtype` holds.
     max_count : int
         0 without counts.
     """
     flat = frames.reshape(-1)
-    counts = np.empty(flat.shape, np.uint32)
+    counts = np.empty(flat.shape, dtype)
     max_count, n_other = _invert_root(flat, flat.view(np.uint32), counts)
-    if n_other or max_count > MAX_COUNT:
+    if n_other or max_count > min(MAX_COUNT, np.iinfo(dtype).max):
         return None, 0
     return counts.reshape(frames.shape), int(max_count)
 
 
 @kernel
 def _invert_root(
-    values: NDArray[np.float32], bits: NDArray[np.uint32], counts: NDArray[np.uint32]
+    values: NDArray[np.float32], bits: NDArray[np.uint32], counts: NDArray[Any]
 ) -> tuple[int, int]:
     """Fill `counts` with rint(value**2); return their maximum and how many do not invert.
 

@@ -127,7 +127,7 @@ def _convert(job: ShardJob, frames: NDArray[Any]) -> tuple[NDArray[Any], NDArray
             counts = frames.astype(np.uint32)
         return counts, amplitude_of(counts)
     # The plan pass found counts behind all amplitudes; if they are gone, the hash differs too.
-    hidden, _ = hidden_counts(frames)
+    hidden, _ = hidden_counts(frames, np.dtype(plan.dtype))
     return frames if hidden is None else hidden, frames
 
 

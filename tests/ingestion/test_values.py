@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ptyzarr.errors import SourceError
-from ptyzarr.ingestion.values import CheckedBlock, amplitude_of, check_block, hash_frames
+from ptyzarr.ingestion.values import (
+    CheckedBlock,
+    amplitude_of,
+    check_block,
+    hash_frames,
+    hidden_counts,
+)
 from ptyzarr.scan import frame_power
 
 WHAT = "scan.npz: member 'diff3d.npy'"
@@ -117,3 +123,20 @@ def test_negative_values_of_any_dtype_are_refused(dtype):
     frames[0, 1, 1] = -1
     with pytest.raises(SourceError, match="row 1, column 1"):
         check(frames)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32])
+def test_counts_are_written_in_the_dtype_that_holds_them(dtype: type[np.unsignedinteger]) -> None:
+    top = min(np.iinfo(dtype).max, 2**24 - 1)
+    expected = np.array([[[0, 1], [7, top]]], dtype)
+    counts, largest = hidden_counts(np.sqrt(expected.astype(np.float32)), np.dtype(dtype))
+    assert counts is not None
+    np.testing.assert_array_equal(counts[0, 0], expected[0, 0], strict=True)
+    # Near 2**24 several counts have one root; the root is what must come back.
+    assert np.float32(np.sqrt(np.float32(counts[0, 1, 1]))) == np.sqrt(np.float32(top))
+    assert largest == counts.max()
+
+
+def test_a_count_too_large_for_the_dtype_is_none() -> None:
+    frames = np.sqrt(np.full((1, 2, 2), 256, np.float32))
+    assert hidden_counts(frames, np.dtype(np.uint8)) == (None, 0)
