@@ -78,18 +78,19 @@ def check_block(
         At the first frame with a NaN, an infinite or a negative pixel; where counts are declared,
         also at a value that is no whole number below 2**24.
     """
-    masked_index, masked_value = _mask_nonfinite(frames, first, what, mask=mask)
-    _refuse_negative(frames, first, what)
-    counts: NDArray[np.uint32] | None = None
-    max_count = 0
+    is_searched = want_counts and quantity == "amplitude" and frames.dtype == np.float32
+    amplitude = frames
+    counts, max_count = hidden_counts(frames) if is_searched else (None, 0)
+    masked_index, masked_value = np.empty(0, np.int64), np.empty(0, frames.dtype)
+    if counts is None:  # roots of counts are finite and not negative
+        masked_index, masked_value = _mask_nonfinite(frames, first, what, mask=mask)
+        _refuse_negative(frames, first, what)
+        if is_searched and len(masked_index):
+            counts, max_count = hidden_counts(frames)
     if quantity == "counts":
         counts = _declared_counts(frames, first, what)
         max_count = int(counts.max())
         amplitude = amplitude_of(counts)
-    else:
-        amplitude = frames
-        if want_counts and frames.dtype == np.float32:
-            counts, max_count = hidden_counts(frames)
     with np.errstate(over="ignore"):
         power = frame_power(amplitude)
     if not np.isfinite(power).all():
