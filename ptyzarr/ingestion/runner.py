@@ -48,6 +48,7 @@ from ptyzarr.store import (
     check_digests,
     member_to_json,
     open_store,
+    shard_key,
     source_identity,
     was_written_here,
 )
@@ -262,7 +263,7 @@ def _row_source(scan: Scan, plan: Plan, staging: Staging) -> Any:
 
 
 def _agrees(staging: Staging, shard: int, writer: StoreWriter) -> bool:
-    return staging.journalled(shard) == writer.files.get(f"diffraction/c/{shard}/0/0")
+    return staging.journalled(shard) == writer.files.get(shard_key(shard))
 
 
 def _write_shards(job: ShardJob, config: IngestConfig, n_workers: int, progress: Progress) -> None:
