@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from ptyzarr._version import __version__
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
 from ptyzarr.errors import DeviceError, PtyzarrError
-from ptyzarr.grouping import RawDataTorch, neighbors
-from ptyzarr.ingestion import export, ingest, verify
-from ptyzarr.ptychopinn import MemmapDatasetBridge
-from ptyzarr.store import ScanStore, open_store, open_stores
-from ptyzarr.streaming import Batch, GroupLoader
 
 if TYPE_CHECKING:
+    from ptyzarr.grouping import RawDataTorch, neighbors
+    from ptyzarr.ingestion import export, ingest, verify
+    from ptyzarr.ptychopinn import MemmapDatasetBridge
+    from ptyzarr.store import ScanStore, open_store, open_stores
+    from ptyzarr.streaming import Batch, GroupLoader
     from ptyzarr.tensors import GroupDataset as GroupDataset
     from ptyzarr.tensors import PtychoDataContainerTorch as PtychoDataContainerTorch
 
@@ -46,16 +46,42 @@ __all__ = [
     "verify",
 ]
 
-_NEED_TORCH = {"GroupDataset", "PtychoDataContainerTorch"}
+# Rooms are loaded when a name of theirs is asked for: importing them takes a second or two, in
+# which the command line must already be able to answer an interrupt.
+_ROOMS = ("grouping", "ingestion", "ptychopinn", "sources", "store", "streaming", "tensors")
+_HOMES = {
+    "Batch": "streaming",
+    "GroupDataset": "tensors",
+    "GroupLoader": "streaming",
+    "MemmapDatasetBridge": "ptychopinn",
+    "PtychoDataContainerTorch": "tensors",
+    "RawDataTorch": "grouping",
+    "ScanStore": "store",
+    "export": "ingestion",
+    "ingest": "ingestion",
+    "neighbors": "grouping",
+    "open_store": "store",
+    "open_stores": "store",
+    "verify": "ingestion",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch when it is asked for."""
-    if name in _NEED_TORCH:
-        try:
-            return getattr(import_module("ptyzarr.tensors"), name)
-        except ModuleNotFoundError as error:
-            raise DeviceError(
-                f"{name} needs torch, and {error.name} is not installed; install 'ptyzarr[torch]'"
-            ) from error
-    raise AttributeError(f"module 'ptyzarr' has no attribute {name!r}")
+    """Load a public name, or a room, when it is asked for."""
+    if name in _ROOMS:
+        return import_module(f"ptyzarr.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ptyzarr' has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"ptyzarr.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if _HOMES[name] != "tensors":
+            raise
+        raise DeviceError(
+            f"{name} needs torch, and {error.name} is not installed; install 'ptyzarr[torch]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    """Return the public names and rooms, loaded or not."""
+    return sorted({*globals(), *_HOMES, *_ROOMS})

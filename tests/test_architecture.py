@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": ALL_ROOMS | {"ptychopinn", "view"},
     "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo"},
     "__init__": ALL_ROOMS | {"ptychopinn"},
-    "__main__": {"cli"},
+    "__main__": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
 OWNED = {"zarr": {"store"}, "torch": {"tensors"}, "starlette": {"service"}, "click": {"cli"}}

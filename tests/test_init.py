@@ -44,3 +44,31 @@ def test_without_torch_everything_imports_and_a_tensor_names_the_extra() -> None
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("device ") and "ptyzarr[torch]" in line for line in lines)
+
+
+def test_names_are_listed_before_they_are_loaded() -> None:
+    assert {*NAMES, "store", "streaming"} <= set(dir(ptyzarr))
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_the_program_loads_is_one_line() -> None:
+    # Whatever is imported first by the command line interrupts, as Ctrl-C would there.
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'click':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from ptyzarr.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", "ptyzarr: interrupted\n")
+
+
+@pytest.mark.slow
+def test_importing_the_package_loads_no_room() -> None:
+    code = "import sys, ptyzarr; print({'numpy', 'zarr', 'numba', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
