@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import DamagedStoreError, DeviceError, ScanExistsError
+from ptyzarr.errors import DamagedStoreError, ScanExistsError
 from ptyzarr.grouping import GroupedData, RawDataTorch
 from ptyzarr.ingestion import ingest
 from ptyzarr.scan import frame_power
@@ -33,12 +33,7 @@ _BLOCK_BYTES = 16 * 1024**2
 def __getattr__(name: str) -> Any:
     """Load what needs torch when it is asked for."""
     if name == "PtychoDataContainerTorch":
-        try:
-            return getattr(import_module("ptyzarr.tensors"), name)
-        except ModuleNotFoundError as error:
-            raise DeviceError(
-                f"{name} needs torch, and {error.name} is not installed; install 'ptyzarr[torch]'"
-            ) from error
+        return getattr(import_module("ptyzarr"), name)  # which says what to do without torch
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -368,8 +368,6 @@ def grouped_table(store: ScanStore, config: GroupingConfig) -> dict[str, Any]:
 
 def summary(store: ScanStore) -> dict[str, Any]:
     """Return the facts that ``info --json`` prints."""
-    root_size = (Path(store.path) / "zarr.json").stat().st_size
-    frame_bytes = store.frame_size**2 * store.amplitude_dtype.itemsize
     source = store.attrs["source"]
     return {
         "name": Path(store.path).name.removesuffix(".zarr"),
@@ -384,8 +382,8 @@ def summary(store: ScanStore) -> dict[str, Any]:
         "tile_frames": store.tile_frames,
         "digest": store.digest,
         "frames_digest": store.frames_digest,
-        "bytes_stored": root_size + sum(entry["size"] for entry in store.files.values()),
-        "bytes_logical": store.n_frames * frame_bytes,
+        "bytes_stored": store.bytes_stored,
+        "bytes_logical": store.bytes_logical,
         "schema_version": store.attrs["schema_version"],
         "physics": store.attrs["physics"],
         "extra": list(store.extra),

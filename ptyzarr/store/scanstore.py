@@ -119,6 +119,17 @@ class ScanStore:
         return str(self._attributes["frames_digest"])
 
     @property
+    def bytes_stored(self) -> int:
+        """Size of the store on disk: every listed file and the root document."""
+        root = os.path.getsize(os.path.join(self.path, ROOT_KEY))
+        return root + sum(int(entry["size"]) for entry in self._files.values())
+
+    @property
+    def bytes_logical(self) -> int:
+        """Size of all amplitudes in memory."""
+        return self.n_frames * self.frame_size**2 * self.amplitude_dtype.itemsize
+
+    @property
     def source_members(self) -> tuple[Member, ...]:
         """Every member of the source file, in its order."""
         return tuple(member_from_json(entry) for entry in self._attributes["source"]["members"])

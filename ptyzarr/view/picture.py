@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from ptyzarr.config import GroupingConfig, format_size
 from ptyzarr.errors import ConfigError, DeviceError, StorageError
-from ptyzarr.store import ROOT_KEY, ScanStore
+from ptyzarr.store import ScanStore
 from ptyzarr.view.groups import (
     FIGURE_WIDTH,
     GROUP_COLORS,
@@ -130,15 +130,12 @@ def _save(figure: Any, path: Path) -> Path:
 
 def _title(store: ScanStore) -> str:
     size = store.frame_size
-    stored = sum(entry["size"] for entry in store.files.values())
-    stored += os.path.getsize(os.path.join(store.path, ROOT_KEY))
-    logical = store.n_frames * size * size * store.amplitude_dtype.itemsize
     frames = "1 frame" if store.n_frames == 1 else f"{store.n_frames:,} frames"
     name = Path(store.path).name.removesuffix(".zarr")
     if len(name) > 48:
         name = f"{name[:45]}..."
     return (
         f"{name}   {frames} of {size} x {size}, stored as {store.quantity}\n"
-        f"{format_size(stored)} on disk for {format_size(logical)} of "
+        f"{format_size(store.bytes_stored)} on disk for {format_size(store.bytes_logical)} of "
         f"{store.amplitude_dtype.name} amplitudes"
     )
