@@ -11,8 +11,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ptyzarr"
 
 #: Rooms in rank order, and the rooms that each may import. Anything may use `_version`,
-#: `compiled` (how kernels are compiled) and `progress` (how long work reports).
-FREE = {"_version", "compiled", "progress"}
+#: `compiled` (how kernels are compiled), `memory` and `progress` (how long work reports).
+FREE = {"_version", "compiled", "memory", "progress"}
 BELOW_INGESTION = {"errors", "config", "scan", "sources", "store"}
 BELOW_TENSORS = {"errors", "config", "scan", "grouping", "streaming"}
 ALL_ROOMS = BELOW_INGESTION | BELOW_TENSORS | {"ingestion", "tensors"}
@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "_version": set(),
     "compiled": set(),
+    "memory": set(),
     "progress": set(),
     "config": {"errors"},
     "scan": {"errors"},
