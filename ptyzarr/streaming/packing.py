@@ -12,16 +12,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-import llvmlite.binding
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.compiled import kernel
 from ptyzarr.streaming.vectors import (
     ALIGNMENT,
-    LANES,
     WORD,
+    compress_word,
+    compresses,
     count_bits,
+    expands,
     first_bit,
     nonzero_pixels,
     wide_pixels,
@@ -66,8 +67,8 @@ class FramePacking:
     @property
     def wide_start(self) -> int:
         """First byte of the wide values."""
-        # A whole vector may be read at the last value.
-        nbytes = (self.max_nonzero + LANES) * self.value_dtype.itemsize
+        # A whole vector may be written at the last value.
+        nbytes = self.max_nonzero * self.value_dtype.itemsize + ALIGNMENT
         return self.values_start + -(-nbytes // 4) * 4
 
     @property
@@ -122,18 +123,12 @@ def choose_packing(
     limits
         Most non-zero pixels and most pixels above 255 of any frame, if they are known.
     """
-    if limits is None or n_pixels % WORD or dtype.str[1:] not in _PACKABLE or not expands_fast():
+    if limits is None or n_pixels % WORD or dtype.str[1:] not in _PACKABLE or not expands():
         return None
     max_wide = 0 if dtype.kind == "f" else limits[1]
     packing = FramePacking(dtype, n_pixels, limits[0], max_wide)
     is_worth = packing.frame_nbytes <= _WORTH * n_pixels * dtype.itemsize
     return packing if is_worth else None
-
-
-def expands_fast() -> bool:
-    """Return whether this processor spreads values over the lanes of a vector by itself."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return bool(features.get("avx512f", False))
 
 
 def pack_frames(pixels: NDArray[Any], offsets: NDArray[np.int64], packed: PackedFrames) -> bool:
@@ -185,13 +180,25 @@ def pack_pixels(  # pragma: no cover - compiled
                 n_wide = _list_wide(flat, start, mask, n_values, words, wide, n_wide, limits[1])
                 if n_wide < 0:
                     return False
-            while n_values < end:
-                values[first + n_values] = flat[start + first_bit(mask)]
-                mask &= mask - np.uint64(1)
-                n_values += 1
+            _pack_word(flat, start, mask, values, first + n_values)
+            n_values = end
         words[header] = n_values
         words[header + 1] = n_wide
     return True
+
+
+@kernel
+def pack_word(  # pragma: no cover - compiled
+    pixels: NDArray[Any], start: int, mask: Any, values: NDArray[Any], place: int
+) -> None:
+    """Write the values of a word of pixels one by one; where no vector step does it at once."""
+    while mask != 0:
+        values[place] = pixels[start + first_bit(mask)]
+        mask &= mask - np.uint64(1)
+        place += 1
+
+
+_pack_word = compress_word if compresses() else pack_word
 
 
 @kernel

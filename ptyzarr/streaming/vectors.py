@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import llvmlite.binding
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
@@ -134,6 +135,64 @@ def _count_bits(context: Any, word: Any) -> Any:
     return types.intp(types.uint64), generate
 
 
+def _compress_word(
+    context: Any, pixels: Any, start: Any, word: Any, values: Any, place: Any
+) -> Any:
+    """Return the step ``(pixels, start, word, values, place)``.
+
+    It writes to ``values[place ..]`` those of the `WORD` pixels from `start` on whose bit is set,
+    cut to the size of a value; whole vectors are stored, `ALIGNMENT` bytes beyond the last one at
+    most. Only where `compresses` says so.
+    """
+    del context
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, target = _pointers(context, builder, signature, arguments, 0, 3)
+        pixel, value = (ir.IntType(signature.args[n].dtype.bitwidth) for n in (0, 3))
+        n_lanes = ALIGNMENT * 8 // value.width
+        lanes, mask = ir.VectorType(value, n_lanes), ir.VectorType(ir.IntType(1), n_lanes)
+        name = f"llvm.x86.avx512.mask.compress.v{n_lanes}i{value.width}"
+        kind = ir.FunctionType(lanes, [lanes, lanes, mask])
+        compress = cgutils.get_or_insert_function(builder.module, kind, name)
+        count_kind = ir.FunctionType(ir.IntType(n_lanes), [ir.IntType(n_lanes)])
+        count = cgutils.get_or_insert_function(builder.module, count_kind, f"llvm.ctpop.i{n_lanes}")
+        at = arguments[4]
+        for first in range(0, WORD, n_lanes):
+            begin = builder.add(arguments[1], ir.Constant(arguments[1].type, first))
+            loaded = builder.load(
+                builder.bitcast(
+                    builder.gep(source, [begin]), ir.VectorType(pixel, n_lanes).as_pointer()
+                ),
+                align=pixel.width // 8,
+            )
+            if pixel.width > value.width:
+                loaded = builder.trunc(loaded, lanes)
+            shifted = builder.lshr(arguments[2], ir.Constant(arguments[2].type, first))
+            bits = builder.trunc(shifted, ir.IntType(n_lanes)) if n_lanes < WORD else shifted
+            packed = builder.call(
+                compress, [loaded, ir.Constant(lanes, None), builder.bitcast(bits, mask)]
+            )
+            pointer = builder.bitcast(builder.gep(target, [at]), lanes.as_pointer())
+            builder.store(packed, pointer, align=value.width // 8)
+            n_values = builder.call(count, [bits])
+            at = builder.add(at, builder.zext(n_values, at.type) if n_lanes < WORD else n_values)
+        return context.get_dummy_value()
+
+    return types.void(pixels, types.intp, types.uint64, values, types.intp), generate
+
+
+def compresses() -> bool:
+    """Return whether this processor gathers chosen bytes of a vector by itself."""
+    features = llvmlite.binding.get_host_cpu_features()
+    return bool(features.get("avx512vbmi2", False))
+
+
+def expands() -> bool:
+    """Return whether this processor spreads values over chosen lanes of a vector by itself."""
+    features = llvmlite.binding.get_host_cpu_features()
+    return bool(features.get("avx512f", False))
+
+
 def _make_expand(*, streams: bool) -> Any:
     """Return the step ``(values, start, mask, fill, out, place)``.
 
@@ -190,6 +249,7 @@ nonzero_pixels: Any = _make_test(limit=0)
 wide_pixels: Any = _make_test(limit=255)
 first_bit: Any = intrinsic(_first_bit)
 count_bits: Any = intrinsic(_count_bits)
+compress_word: Any = intrinsic(_compress_word)
 expand_lanes: Any = _make_expand(streams=False)
 stream_expanded: Any = _make_expand(streams=True)
 stream_four_expanded: Any = intrinsic(_expand_four)

@@ -303,7 +303,7 @@ def sparse_scans(*, limits_known):
 @pytest.mark.parametrize("channels", ["first", "last"])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_packed_scans_give_the_same_batches(policy, channels, monkeypatch):
-    monkeypatch.setattr("ptyzarr.streaming.packing.expands_fast", lambda: True)
+    monkeypatch.setattr("ptyzarr.streaming.packing.expands", lambda: True)
     memory = minimum_memory(sparse_scans(limits_known=True)) + 8000
     loaders = [
         make_loader(sparse_scans(limits_known=known), shuffle=policy, channels=channels, **extra)
@@ -316,7 +316,7 @@ def test_packed_scans_give_the_same_batches(policy, channels, monkeypatch):
 
 
 def test_frames_with_more_pixels_than_the_store_says_are_an_error(monkeypatch):
-    monkeypatch.setattr("ptyzarr.streaming.packing.expands_fast", lambda: True)
+    monkeypatch.setattr("ptyzarr.streaming.packing.expands", lambda: True)
     scan = FakeScan(60, frame_size=16, mean_count=0.1, limits_known=True)
     scan.pixel_limits = scan.pixel_limits[0] - 1, 0
     with pytest.raises(DamagedStoreError, match="more non-zero pixels than the store says"):

@@ -132,7 +132,7 @@ def test_frames_beyond_the_limits_are_noticed(short):
 
 
 def test_sparse_frames_are_packed(monkeypatch):
-    monkeypatch.setattr(packing, "expands_fast", lambda: True)
+    monkeypatch.setattr(packing, "expands", lambda: True)
     how = choose_packing(np.dtype(np.uint16), 128 * 128, (2648, 69))
     assert how is not None
     assert how.frame_nbytes < 5440
@@ -151,5 +151,5 @@ def test_sparse_frames_are_packed(monkeypatch):
     ],
 )
 def test_other_frames_are_kept_as_they_are(monkeypatch, dtype, n_pixels, limits, fast):
-    monkeypatch.setattr(packing, "expands_fast", lambda: fast)
+    monkeypatch.setattr(packing, "expands", lambda: fast)
     assert choose_packing(np.dtype(dtype), n_pixels, limits) is None
