@@ -30,6 +30,7 @@ from ptyzarr.store.native import (
     NativeFunctions,
     read_encoded,
 )
+from ptyzarr.store.planes import lz4_function
 
 ABSENT = np.uint64(2**64 - 1)
 _MAX_RUN = 4 * 1024**2  # bytes of one positioned read
@@ -192,6 +193,26 @@ class ShardReader(ChunkGeometry):
         self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
     ) -> int:
         """Decode chunks into rows of `out`; see `ptyzarr.scan.ChunkReader.read_chunks`."""
+        return self._read(chunks, slots, out, 0)
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether `read_planes` may be used."""
+        return lz4_function() is not None
+
+    def read_planes(
+        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> int:
+        """Decode chunks to byte planes; see `ptyzarr.scan.PlaneReader.read_planes`."""
+        return self._read(chunks, slots, out, self.dtype.itemsize)
+
+    def _read(
+        self,
+        chunks: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        plane_itemsize: int,
+    ) -> int:
         n_read = 0
         shards = chunks // self._layout.shard_chunks
         edges = np.flatnonzero(np.diff(shards)) + 1
@@ -199,7 +220,7 @@ class ShardReader(ChunkGeometry):
             if first < last:
                 shard = int(shards[first])
                 inner = chunks[first:last] - shard * self._layout.shard_chunks
-                n_read += self._read_shard(shard, inner, slots[first:last], out)
+                n_read += self._read_shard(shard, inner, slots[first:last], out, plane_itemsize)
         return n_read
 
     def close(self) -> None:
@@ -216,6 +237,7 @@ class ShardReader(ChunkGeometry):
         inner: NDArray[np.int64],
         slots: NDArray[np.int64],
         out: NDArray[np.uint8],
+        plane_itemsize: int,
     ) -> int:
         shard = self._acquire(number)
         try:
@@ -239,6 +261,8 @@ class ShardReader(ChunkGeometry):
                 self._scratch_bytes(int(lengths.max())),
                 out,
                 self._layout.chunk_nbytes,
+                lz4_function() or self._native.decompress,
+                plane_itemsize,
             )
             if status != OK:
                 raise _damage(shard.path, status, int(inner[which]))

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ConfigError, DamagedStoreError
 from ptyzarr.grouping import GroupTable, cached_group_table, group_coords, normalization_factor
-from ptyzarr.scan import ChunkReader, Quantity, ScanLike
-from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
+from ptyzarr.scan import ChunkReader, PlaneReader, Quantity, ScanLike
+from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames, pack_planes
 from ptyzarr.streaming.sampling import SampledScan
 from ptyzarr.streaming.sinks import Fields, PatchPiece, Piece
 from ptyzarr.streaming.vectors import ALIGNMENT
@@ -236,21 +236,21 @@ class Experiments:
         packed: PackedFrames,
     ) -> int:
         """Decode chunks of one scan, few enough at a time to stay in the cache, and pack them."""
-        reader, frame_nbytes = self._readers[number], packed.packing.frame_nbytes
+        reader = self._readers[number]
         step = max(1, UNPACKED_NBYTES // reader.chunk_nbytes)
         scratch = self._scratch(min(step, len(chunks)) * reader.chunk_nbytes)
-        within = np.arange(reader.chunk_frames) * frame_nbytes
+        within = np.arange(reader.chunk_frames) * packed.packing.frame_nbytes
         n_read = 0
         for first in range(0, len(chunks), step):
             some = chunks[first : first + step]
             decoded = scratch[: len(some) * reader.chunk_nbytes].reshape(len(some), -1)
-            n_read += reader.read_chunks(some, np.arange(len(some)), decoded)
             # What fills up the last chunk of a scan is no frame.
             missing = max(int(some[-1] + 1) * reader.chunk_frames - reader.n_frames, 0)
-            end = len(some) * reader.chunk_frames - missing
-            frames = decoded.reshape(-1).view(reader.dtype).reshape(-1, packed.packing.n_pixels)
             places = slots[first : first + step, np.newaxis] * self.slot_nbytes + within
-            if not pack_frames(frames[:end], places.reshape(-1)[:end], packed):
+            places = places.reshape(-1)[: places.size - missing]
+            nbytes, fits = _decode_and_pack(reader, some, decoded, places, packed)
+            n_read += nbytes
+            if not fits:
                 raise DamagedStoreError(
                     f"{self.scans[number].path}: frames of chunks {some[0]} to {some[-1]} have "
                     f"more non-zero pixels than the store says ({packed.packing.max_nonzero}, "
@@ -407,6 +407,31 @@ class Experiments:
                 np.int64,
             ),
         )
+
+
+def _decode_and_pack(
+    reader: ChunkReader,
+    chunks: NDArray[np.int64],
+    decoded: NDArray[np.uint8],
+    places: NDArray[np.int64],
+    packed: PackedFrames,
+) -> tuple[int, bool]:
+    """Decode chunks and pack their frames; return bytes read and whether the frames fitted.
+
+    Parameters
+    ----------
+    decoded : (n, chunk_nbytes) uint8
+        Scratch for the n chunks.
+    places : (m,) int64
+        Byte of the packed memory for each frame.
+    """
+    rows = np.arange(len(chunks))
+    if packed.packing.wants_planes and isinstance(reader, PlaneReader) and reader.has_planes:
+        n_read = reader.read_planes(chunks, rows, decoded)
+        return n_read, pack_planes(decoded, reader.chunk_frames, places, packed)
+    n_read = reader.read_chunks(chunks, rows, decoded)
+    frames = decoded.reshape(-1).view(reader.dtype).reshape(-1, packed.packing.n_pixels)
+    return n_read, pack_frames(frames, places, packed)
 
 
 def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -60,6 +60,11 @@ class FramePacking:
         return self.dtype if self.dtype.kind == "f" else np.dtype(np.uint8)
 
     @property
+    def wants_planes(self) -> bool:
+        """Whether the low bytes of pixels are better had apart from the others."""
+        return self.dtype.kind == "u" and self.dtype.itemsize > 1
+
+    @property
     def values_start(self) -> int:
         """First byte of the values."""
         return _HEADER_NBYTES + self.n_pixels // 8
@@ -148,6 +153,83 @@ def pack_frames(pixels: NDArray[Any], offsets: NDArray[np.int64], packed: Packed
     starts = packing.values_start, packing.wide_start
     masks = packed.words.view(np.uint64)
     return bool(pack_pixels(pixels, offsets, packed.words, masks, packed.values, limits, starts))
+
+
+def pack_planes(
+    decoded: NDArray[np.uint8],
+    chunk_frames: int,
+    offsets: NDArray[np.int64],
+    packed: PackedFrames,
+) -> bool:
+    """Pack frames out of chunks that are decoded to byte planes; otherwise as `pack_frames`.
+
+    Parameters
+    ----------
+    decoded : (n, chunk_nbytes) uint8
+        Chunks: the lowest byte of every pixel, then the next, and so on.
+    chunk_frames
+        Frames in a chunk.
+    offsets : (m,) int64
+        Byte of the packed memory at which each frame begins; m is n * chunk_frames at most.
+    packed
+        Where they go.
+    """
+    packing = packed.packing
+    limits = packing.max_nonzero, packing.max_wide
+    starts = packing.values_start, packing.wide_start
+    shape = chunk_frames, packing.n_pixels, packing.dtype.itemsize
+    masks = packed.words.view(np.uint64)
+    memory = packed.words, masks, packed.values
+    return bool(pack_bytes(decoded, shape, offsets, memory, limits, starts))
+
+
+@kernel
+def pack_bytes(  # pragma: no cover - compiled
+    decoded: NDArray[np.uint8],
+    shape: tuple[int, int, int],
+    offsets: NDArray[np.int64],
+    memory: tuple[NDArray[np.uint32], NDArray[np.uint64], NDArray[np.uint8]],
+    limits: tuple[int, int],
+    starts: tuple[int, int],
+) -> bool:
+    """Pack frames; see `pack_planes`."""
+    words, masks, values = memory
+    chunk_frames, n_pixels, n_planes = shape
+    flat = decoded.reshape(-1)
+    plane_nbytes = chunk_frames * n_pixels
+    for frame in range(offsets.size):
+        base = frame // chunk_frames * decoded.shape[1] + frame % chunk_frames * n_pixels
+        mask_place = offsets[frame] // 8 + 1
+        first = offsets[frame] + starts[0]
+        wide = (offsets[frame] + starts[1]) // 4
+        n_values, n_wide = 0, 0
+        for start in range(base, base + n_pixels, WORD):
+            above = np.uint64(0)
+            for plane in range(1, n_planes):
+                above |= nonzero_pixels(flat, start + plane * plane_nbytes)
+            mask = nonzero_pixels(flat, start) | above
+            masks[mask_place] = mask
+            mask_place += 1
+            end = n_values + count_bits(mask)
+            if end > limits[0]:
+                return False
+            while above != 0:
+                if n_wide == limits[1]:
+                    return False
+                pixel = first_bit(above)
+                value = 0
+                for plane in range(n_planes):
+                    value |= int(flat[start + pixel + plane * plane_nbytes]) << (8 * plane)
+                below = (np.uint64(1) << np.uint64(pixel)) - np.uint64(1)
+                words[wide + 2 * n_wide] = n_values + count_bits(mask & below)
+                words[wide + 2 * n_wide + 1] = value
+                n_wide += 1
+                above &= above - np.uint64(1)
+            _pack_word(flat, start, mask, values, first + n_values)
+            n_values = end
+        words[offsets[frame] // 4] = n_values
+        words[offsets[frame] // 4 + 1] = n_wide
+    return True
 
 
 @kernel

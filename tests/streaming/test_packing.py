@@ -5,8 +5,16 @@ from hypothesis import strategies as st
 
 from ptyzarr.streaming import packing
 from ptyzarr.streaming.gather import copy_frames, gather_frames
-from ptyzarr.streaming.packing import FramePacking, PackedFrames, choose_packing, pack_frames
+from ptyzarr.streaming.packing import (
+    FramePacking,
+    PackedFrames,
+    choose_packing,
+    pack_frames,
+    pack_planes,
+    pack_word,
+)
 from ptyzarr.streaming.recycling import aligned_bytes
+from ptyzarr.streaming.vectors import WORD
 
 SIZE = 24
 N_PIXELS = SIZE * SIZE
@@ -153,3 +161,53 @@ def test_sparse_frames_are_packed(monkeypatch):
 def test_other_frames_are_kept_as_they_are(monkeypatch, dtype, n_pixels, limits, fast):
     monkeypatch.setattr(packing, "expands", lambda: fast)
     assert choose_packing(np.dtype(dtype), n_pixels, limits) is None
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 3])
+@pytest.mark.parametrize("dtype", DTYPES[1:3])
+def test_planes_are_packed_like_pixels(dtype, chunk_frames):
+    frames = sparse_frames(dtype, n=7)
+    expected, places = packed_frames(frames)
+    padded = np.concatenate([frames, np.full((-len(frames) % chunk_frames, N_PIXELS), 9, dtype)])
+    chunks = padded.reshape(-1, chunk_frames * N_PIXELS)
+    shape = (len(chunks), chunks.shape[1], dtype.itemsize)
+    planes = np.moveaxis(chunks.view(np.uint8).reshape(shape), 2, 1).reshape(len(chunks), -1)
+    # Rows are longer than the chunks, as scratch may be.
+    rows = np.full((len(planes), planes.shape[1] + 64), 0xAA, np.uint8)
+    rows[:, : planes.shape[1]] = planes
+    memory = np.full(expected.words.nbytes + 64, 0xFF, np.uint8)[: expected.words.nbytes]
+    packed = PackedFrames.over(memory, expected.packing)
+    assert pack_planes(rows, chunk_frames, places, packed)
+    out = np.empty((len(frames), 1, N_PIXELS), dtype)
+    copy_frames(packed, places[:, np.newaxis], np.arange(len(frames)), out)
+    assert out.tobytes() == frames.tobytes()
+
+
+@pytest.mark.parametrize(
+    "short", [pytest.param((1, 0), id="non-zero pixels"), pytest.param((0, 1), id="wide pixels")]
+)
+def test_planes_beyond_the_limits_are_noticed(short):
+    frames = sparse_frames(np.dtype(np.uint16))
+    nonzero, wide = limits_of(frames)
+    how = FramePacking(frames.dtype, N_PIXELS, nonzero - short[0], wide - short[1])
+    packed = PackedFrames.over(aligned_bytes(len(frames) * how.frame_nbytes), how)
+    offsets = np.arange(len(frames), dtype=np.int64) * how.frame_nbytes
+    planes = np.moveaxis(frames.view(np.uint8).reshape(len(frames), N_PIXELS, 2), 2, 1)
+    assert not pack_planes(planes.reshape(len(frames), -1), 1, offsets, packed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_written_one_by_one_are_those_of_the_frame(dtype):
+    # What a processor without the vector step does.
+    pixels = sparse_frames(dtype)[3]
+    values = np.zeros(WORD, np.uint8 if dtype.kind == "u" else dtype)
+    for start in range(0, N_PIXELS, WORD):
+        word = pixels[start : start + WORD]
+        pack_word(pixels, start, nonzero_pixels_of(pixels, start), values, 0)
+        chosen = word[word != 0]
+        assert values[: len(chosen)].tobytes() == chosen.astype(values.dtype).tobytes()
+
+
+def nonzero_pixels_of(pixels, start):
+    bits = pixels[start : start + WORD] != 0
+    return np.uint64(int("".join("1" if bit else "0" for bit in bits[::-1]), 2))
