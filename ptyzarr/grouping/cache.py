@@ -11,14 +11,16 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import operator
 import os
 import secrets
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping.select import GroupTable, group_table
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _MAGIC = b"ptyzarr groups\n"
 _CHECKSUM_NBYTES = 16
+# Of an npy array of numbers in one or two dimensions: 128 bytes are written.
+_MAX_HEADER_NBYTES = 1024
 # Raised whenever the same scan and options would give other groups or the file another form.
 _TABLE_VERSION = 1
 
@@ -124,7 +128,7 @@ def _encode_table(table: GroupTable, key: bytes) -> bytes:
 def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:
     """Return the table in the file, or None where there is none that can be trusted."""
     try:
-        content = path.read_bytes()
+        content = np.fromfile(path, np.uint8)
     except OSError:
         return None
     table = _decode_table(content, key)
@@ -134,20 +138,42 @@ def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:
     return table
 
 
-def _decode_table(content: bytes, key: bytes) -> GroupTable | None:
+def _decode_table(content: NDArray[np.uint8], key: bytes) -> GroupTable | None:
     """Return the table in `content`, or None unless it is whole and about `key`."""
     start = len(_MAGIC) + _CHECKSUM_NBYTES
-    checksum, body = content[len(_MAGIC) : start], content[start:]
-    if not content.startswith(_MAGIC) or xxhash.xxh3_128_digest(body) != checksum:
+    head = content[: start + len(key) + 1].tobytes()
+    # The checksum covers all that follows it, so whatever comes after the key is as it was written.
+    if head != _MAGIC + xxhash.xxh3_128_digest(content[start:]) + key + b"\n":
         return None
-    if not body.startswith(key + b"\n"):
-        return None
-    stream = io.BytesIO(body[len(key) + 1 :])
+    body = content[len(head) :]
+    arrays = []
     try:
-        arrays = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2)]
+        for _ in range(2):
+            array, body = _decode_array(body)
+            arrays.append(array)
     except ValueError:
         return None
     return GroupTable(*arrays)
+
+
+def _decode_array(body: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """Return the npy array at the beginning of `body` and what follows it.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    stream = io.BytesIO(body[:_MAX_HEADER_NBYTES].tobytes())
+    np.lib.format.read_magic(stream)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    first = stream.tell()
+    last = first + math.prod(shape) * dtype.itemsize
+    if is_fortran or dtype.hasobject or last > body.size:
+        raise ValueError(f"{shape} {dtype} in {body.size} bytes")
+    values = np.frombuffer(body, dtype, math.prod(shape), first).reshape(shape)
+    # The key before it has any length, and kernels are compiled for aligned arrays.
+    return np.require(values, requirements="A"), body[last:]
 
 
 def _is_within(table: GroupTable, n_frames: int) -> bool:
