@@ -1,7 +1,7 @@
 """Contenders and their tables; the command line and the scripts in ``benchmarks/`` call them."""
 
 from ptyzarr.bench.contender import BatchTrial, Contender, Delivery, Entry, Work
-from ptyzarr.bench.epochs import EVERY, REFERENCE, SHORT, epoch_entries, measure_epochs
+from ptyzarr.bench.epochs import EVERY, READ, REFERENCE, SHORT, epoch_entries, measure_epochs
 from ptyzarr.bench.ingests import Promise, measure_ingest, measure_promises
 from ptyzarr.bench.machine import describe_machine, package_versions
 from ptyzarr.bench.quality import ShuffleQuality, shuffle_quality
@@ -19,6 +19,7 @@ from ptyzarr.bench.workload import Workload
 
 __all__ = [
     "EVERY",
+    "READ",
     "REFERENCE",
     "SHORT",
     "BatchTrial",

@@ -130,22 +130,25 @@ _CHUNKED: Final = (
     Contender(
         key="tensorstore-store",
         label="TensorStore index array, our store",
-        how="distinct frames of a batch, ascending, one read; 64 MiB cache for shard indexes",
+        how="distinct frames of a batch, ascending, one read; the budget is a cache of decoded "
+        "chunks, checked once",
         make=make_tensorstore_trial,
         needs=("tensorstore",),
     ),
     Contender(
         key="tensorstore-single",
         label="TensorStore index array, chunk 1",
-        how="distinct frames of a batch, one read; same integers, lz4, a file for each frame",
+        how="distinct frames of a batch, one read; same integers, lz4, a file for each frame; the "
+        "budget is a cache of decoded chunks, checked once",
         make=make_tensorstore_single_trial,
         needs=("tensorstore",),
         files=(SINGLE,),
     ),
     Contender(
         key="hdf5",
-        label="h5py index list, chunk 1",
-        how="distinct frames of a batch, ascending, one read; same integers, lzf, byte shuffle",
+        label="h5py, chunk 1",
+        how="distinct frames of a batch, ascending, one read each; same integers, lzf and byte "
+        "shuffle",
         make=make_hdf5_trial,
         needs=("h5py",),
         files=(HDF5,),

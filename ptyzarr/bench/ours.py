@@ -52,7 +52,7 @@ def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
             "projected_memory_bytes": loader.projected_memory,
         }
 
-    return BatchTrial(batches, work.round_s, facts, close)
+    return BatchTrial(batches, work, facts, close)
 
 
 class GatherTrial:

@@ -143,7 +143,7 @@ def _decode_table(content: NDArray[np.uint8], key: bytes) -> GroupTable | None:
     start = len(_MAGIC) + _CHECKSUM_NBYTES
     head = content[: start + len(key) + 1].tobytes()
     # The checksum covers all that follows it, so whatever comes after the key is as it was written.
-    if head != _MAGIC + xxhash.xxh3_128_digest(content[start:]) + key + b"\n":
+    if head != _MAGIC + xxhash.xxh3_128_digest(content[start:].data) + key + b"\n":
         return None
     body = content[len(head) :]
     arrays = []
