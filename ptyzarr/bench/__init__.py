@@ -1,6 +1,7 @@
 """Contenders and their tables; the command line and the scripts in ``benchmarks/`` call them."""
 
 from ptyzarr.bench.contender import BatchTrial, Contender, Delivery, Entry, Work
+from ptyzarr.bench.decodes import measure_decoding
 from ptyzarr.bench.epochs import EVERY, READ, REFERENCE, SHORT, epoch_entries, measure_epochs
 from ptyzarr.bench.ingests import Promise, measure_ingest, measure_promises
 from ptyzarr.bench.machine import describe_machine, package_versions
@@ -38,6 +39,7 @@ __all__ = [
     "format_markdown",
     "format_table",
     "make_report",
+    "measure_decoding",
     "measure_epochs",
     "measure_ingest",
     "measure_promises",
