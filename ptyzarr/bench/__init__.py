@@ -4,7 +4,12 @@ from ptyzarr.bench.contender import BatchTrial, Contender, Delivery, Entry, Work
 from ptyzarr.bench.decodes import measure_decoding
 from ptyzarr.bench.epochs import EVERY, READ, REFERENCE, SHORT, epoch_entries, measure_epochs
 from ptyzarr.bench.ingests import Promise, measure_ingest, measure_promises
-from ptyzarr.bench.machine import describe_machine, package_versions
+from ptyzarr.bench.machine import (
+    describe_machine,
+    forget_peak,
+    package_versions,
+    resident_memory,
+)
 from ptyzarr.bench.quality import ShuffleQuality, shuffle_quality
 from ptyzarr.bench.report import (
     BenchReport,
@@ -36,6 +41,7 @@ __all__ = [
     "describe_machine",
     "draw_report",
     "epoch_entries",
+    "forget_peak",
     "format_markdown",
     "format_table",
     "make_report",
@@ -44,6 +50,7 @@ __all__ = [
     "measure_ingest",
     "measure_promises",
     "package_versions",
+    "resident_memory",
     "run_bench",
     "run_rounds",
     "save_reports",

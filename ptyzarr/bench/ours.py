@@ -50,6 +50,7 @@ def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
             "chunks_decoded": stats.chunks_decoded,
             "distinct_chunks": stats.distinct_chunks,
             "stall_s": stats.stall_s,
+            "buffer_bytes": stats.peak_buffer_bytes,
             "projected_memory_bytes": loader.projected_memory,
         }
 
@@ -120,9 +121,9 @@ class FirstEpochTrial:
         self._work = work
 
     def run(self, round_number: int) -> Work:
-        """Deliver first epochs until a quarter of the round's time is over."""
+        """Deliver first epochs until a quarter of the round's time, or of a second, is over."""
         n_groups, seconds = 0, 0.0
-        while seconds < self._work.round_s / 4:
+        while seconds < min(self._work.round_s, 1) / 4:
             work = dataclasses.replace(self._work, seed=self._work.seed + round_number)
             trial = make_loader_trial(work, "window")
             started = time.perf_counter()

@@ -16,7 +16,7 @@ import operator
 import os
 import secrets
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -30,8 +30,6 @@ logger = logging.getLogger(__name__)
 
 _MAGIC = b"ptyzarr groups\n"
 _CHECKSUM_NBYTES = 16
-# Of an npy array of numbers in one or two dimensions: 128 bytes are written.
-_MAX_HEADER_NBYTES = 1024
 # Raised whenever the same scan and options would give other groups or the file another form.
 _TABLE_VERSION = 1
 
@@ -128,52 +126,55 @@ def _encode_table(table: GroupTable, key: bytes) -> bytes:
 def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:
     """Return the table in the file, or None where there is none that can be trusted."""
     try:
-        content = np.fromfile(path, np.uint8)
+        with path.open("rb") as file:
+            table = _decode_table(file, key)
     except OSError:
         return None
-    table = _decode_table(content, key)
     if table is None or not _is_within(table, n_frames):
         logger.info("cached groups in %s are damaged or of another scan; drawn again", path)
         return None
     return table
 
 
-def _decode_table(content: NDArray[np.uint8], key: bytes) -> GroupTable | None:
-    """Return the table in `content`, or None unless it is whole and about `key`."""
-    start = len(_MAGIC) + _CHECKSUM_NBYTES
-    head = content[: start + len(key) + 1].tobytes()
-    # The checksum covers all that follows it, so whatever comes after the key is as it was written.
-    if head != _MAGIC + xxhash.xxh3_128_digest(content[start:].data) + key + b"\n":
+def _decode_table(file: BinaryIO, key: bytes) -> GroupTable | None:
+    """Return the table in `file`, or None unless it is whole and about `key`."""
+    magic, checksum = file.read(len(_MAGIC)), file.read(_CHECKSUM_NBYTES)
+    line = file.read(len(key) + 1)
+    if magic != _MAGIC or line != key + b"\n":
         return None
-    body = content[len(head) :]
-    arrays = []
+    content = xxhash.xxh3_128(line)
     try:
-        for _ in range(2):
-            array, body = _decode_array(body)
-            arrays.append(array)
+        arrays = [_read_array(file, content) for _ in range(2)]
     except ValueError:
+        return None
+    if content.digest() != checksum or file.read(1):
         return None
     return GroupTable(*arrays)
 
 
-def _decode_array(body: NDArray[np.uint8]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """Return the npy array at the beginning of `body` and what follows it.
+def _read_array(file: BinaryIO, content: xxhash.xxh3_128) -> NDArray[Any]:
+    """Return the npy array that begins here, in memory of its own, its bytes added to `content`.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If there is none, or not all of it.
     """
-    stream = io.BytesIO(body[:_MAX_HEADER_NBYTES].tobytes())
-    np.lib.format.read_magic(stream)
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    first = stream.tell()
-    last = first + math.prod(shape) * dtype.itemsize
-    if is_fortran or dtype.hasobject or last > body.size:
-        raise ValueError(f"{shape} {dtype} in {body.size} bytes")
-    values = np.frombuffer(body, dtype, math.prod(shape), first).reshape(shape)
-    # The key before it has any length, and kernels are compiled for aligned arrays.
-    return np.require(values, requirements="A"), body[last:]
+    start = file.tell()
+    np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    first = file.tell()
+    # Before memory is taken for what a damaged header claims.
+    nbytes = math.prod(shape) * dtype.itemsize
+    if is_fortran or dtype.hasobject or first + nbytes > file.seek(0, os.SEEK_END):
+        raise ValueError(f"{shape} {dtype} in a file that ends before")
+    file.seek(start)
+    content.update(file.read(first - start))
+    array = np.empty(shape, dtype)
+    if file.readinto(array.reshape(-1).view(np.uint8).data) != nbytes:  # type: ignore[attr-defined]
+        raise ValueError("the file ends before the array")
+    content.update(array.data)
+    return array
 
 
 def _is_within(table: GroupTable, n_frames: int) -> bool:

@@ -78,6 +78,7 @@ def test_a_table_is_drawn_once_and_then_read(scan, beside, forbid_drawing, confi
     assert_canonical(again, scan, config)
     for array in (again.nn_indices, again.seeds):
         assert array.flags.aligned, "kernels are compiled for aligned arrays"
+        assert array.flags.owndata, "a view would keep the whole file in memory"
 
 
 @pytest.mark.parametrize(
