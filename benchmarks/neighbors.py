@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scans import scan_positions, sized_spec
 from scipy.spatial import cKDTree
 from tables import Cell, Table, run_child, save_tables
 
@@ -90,16 +91,6 @@ def cells(
     ]
 
 
-def scan_positions(n_positions: int) -> NDArray[np.float64]:
-    """Return a square raster with jitter in acquisition order, (n, 2)."""
-    rng = np.random.default_rng(0)
-    positions = rng.uniform(-1.2, 1.2, (n_positions, 2))
-    row, column = np.divmod(np.arange(n_positions), int(n_positions**0.5))
-    positions[:, 0] += 4.0 * column
-    positions[:, 1] += 4.0 * row
-    return positions
-
-
 class Steps:
     """Seconds, processor seconds and memory of steps of this process."""
 
@@ -125,7 +116,7 @@ class Steps:
 
 def measure_ours(n_positions: int) -> dict[str, Any]:
     """Build the tree, query it into the drawn ranks as `select_groups` does."""
-    positions = scan_positions(n_positions)
+    positions = scan_positions(sized_spec(n_positions))
     draw_ranks(np.random.RandomState(0), 1, N_NEIGHBORS, GROUP_SIZE)
     steps = Steps()
     tree = PositionTree(positions)
@@ -145,7 +136,7 @@ def measure_ours(n_positions: int) -> dict[str, Any]:
 
 def measure_select(n_positions: int) -> dict[str, Any]:
     """Draw the groups with the one public call."""
-    positions = scan_positions(n_positions)
+    positions = scan_positions(sized_spec(n_positions))
     select_groups(positions[:100], 100, 2, N_NEIGHBORS, seed=0)
     steps = Steps()
     steps.measure("select", lambda: select_groups(positions, n_positions, 2, N_NEIGHBORS, seed=0))
@@ -154,7 +145,7 @@ def measure_select(n_positions: int) -> dict[str, Any]:
 
 def measure_plain(n_positions: int, n_sample: int) -> dict[str, Any]:
     """Build the tree, query it in one call, draw a sample of the groups one by one."""
-    positions = scan_positions(n_positions)
+    positions = scan_positions(sized_spec(n_positions))
     steps = Steps()
     tree = steps.measure("tree", lambda: cKDTree(positions))
     rows = steps.measure("query", lambda: tree.query(positions, k=N_NEIGHBORS + 1)[1])

@@ -80,6 +80,12 @@ def scan_file(name: str, cache: Path) -> Path:
     return write_scan(cache / f"{name}.npz", SCANS[name])
 
 
+def write_deflated(name: str, cache: Path) -> Path:
+    """Return the NPZ of a named synthetic scan, deflated; made if it is not there."""
+    spec = dataclasses.replace(SCANS[name], compressed=True)
+    return write_scan(cache / f"{name}-deflated.npz", spec)
+
+
 def scan_store(name: str, cache: Path) -> ScanStore:
     """Return the store of a named scan, ingested if it is not there."""
     if name != "real" and SCANS[name].n_distinct is not None:
@@ -176,12 +182,9 @@ def _mean_patterns(spec: ScanSpec) -> NDArray[np.float64]:
 
 
 def small_members(spec: ScanSpec) -> dict[str, NDArray]:
-    """Return positions on a raster with jitter, a probe and an object."""
+    """Return positions, a probe and an object."""
     rng = np.random.default_rng(spec.seed + 1)
-    row, column = np.divmod(np.arange(spec.n_frames), spec.columns)
-    jitter = rng.uniform(-0.3, 0.3, (2, spec.n_frames)) * _STEP_PIXELS
-    x = spec.frame_size / 2 + column * _STEP_PIXELS + jitter[0]
-    y = spec.frame_size / 2 + row * _STEP_PIXELS + jitter[1]
+    x, y = _raster(spec, rng)
     radius2 = np.sum(
         np.square(np.mgrid[: spec.frame_size, : spec.frame_size] - spec.frame_size / 2), 0
     )
@@ -195,6 +198,22 @@ def small_members(spec: ScanSpec) -> dict[str, NDArray]:
         "objectGuess": np.exp(1j * phase).astype(np.complex64),
         "scan_index": np.zeros(spec.n_frames, np.int64),
     }
+
+
+def scan_positions(spec: ScanSpec) -> NDArray[np.float64]:
+    """Return the (n, 2) positions x, y of a scan in acquisition order, in pixels."""
+    return np.stack(_raster(spec, np.random.default_rng(spec.seed + 1)), axis=1)
+
+
+def _raster(
+    spec: ScanSpec, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x and y of a raster with jitter."""
+    row, column = np.divmod(np.arange(spec.n_frames), spec.columns)
+    jitter = rng.uniform(-0.3, 0.3, (2, spec.n_frames)) * _STEP_PIXELS
+    x = spec.frame_size / 2 + column * _STEP_PIXELS + jitter[0]
+    y = spec.frame_size / 2 + row * _STEP_PIXELS + jitter[1]
+    return x, y
 
 
 def add_arguments(parser: argparse.ArgumentParser, default: str = "medium") -> None:

@@ -2,7 +2,7 @@
 
 from ptyzarr.bench.contender import BatchTrial, Contender, Delivery, Entry, Work
 from ptyzarr.bench.decodes import measure_decoding
-from ptyzarr.bench.epochs import EVERY, READ, REFERENCE, SHORT, epoch_entries, measure_epochs
+from ptyzarr.bench.epochs import DROPS, EVERY, READ, REFERENCE, SHORT, epoch_entries, measure_epochs
 from ptyzarr.bench.ingests import Promise, measure_ingest, measure_promises
 from ptyzarr.bench.machine import (
     describe_machine,
@@ -24,6 +24,7 @@ from ptyzarr.bench.run import run_bench
 from ptyzarr.bench.workload import Workload
 
 __all__ = [
+    "DROPS",
     "EVERY",
     "READ",
     "REFERENCE",

@@ -35,6 +35,8 @@ EVERY: Final = tuple(CONTENDERS)
 #: What is compared where the consumer reads each batch: ours writes it past the caches.
 READ: Final = ("window", "ram", "ram-ahead")
 
+DROPS: Final = "drops the batch"
+
 _BUDGETED: Final = {"window", "full", "canonical", "tensorstore-store", "tensorstore-single"}
 _MORE_BUDGETS: Final = {"window", "tensorstore-store"}
 
@@ -115,5 +117,5 @@ def _conditions(work: Workload, n_rounds: int) -> dict[str, Any]:
         "rounds": n_rounds,
         "round_s": work.round_s,
         "files": "in the page cache",
-        "consumer": "drops the batch" if work.consumer == "drops" else "takes its largest value",
+        "consumer": DROPS if work.consumer == "drops" else "takes the largest value of the batch",
     }
