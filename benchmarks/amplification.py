@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from layouts import count_loads, named_layouts
+from scans import add_folders
 from tables import Cell, Table, new_figure, save_tables
 
 from ptyzarr.config import Shuffle
@@ -81,8 +82,8 @@ def draw(lines: dict[str, list[float]], path: Path) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_folders(parser)
     parser.add_argument("--frames", type=int, default=1_000_000)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args(arguments)
 
 

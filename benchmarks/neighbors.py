@@ -12,12 +12,11 @@ import argparse
 import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scans import scan_positions, sized_spec
+from scans import add_folders, scan_positions, sized_spec
 from scipy.spatial import cKDTree
 from tables import Cell, Table, run_child, save_tables
 
@@ -169,9 +168,9 @@ def checksum(rows: NDArray[np.int64]) -> int:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_folders(parser)
     parser.add_argument("--positions", type=int, default=10_000_000)
     parser.add_argument("--sample", type=int, default=50_000, help="groups drawn by choice")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--child", choices=("ours", "select", "plain"), help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 

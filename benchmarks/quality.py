@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from pathlib import Path
 
 from layouts import BATCH_SIZE, epoch_order, named_layouts
+from scans import add_folders
 from tables import Cell, Table, save_tables
 
 from ptyzarr.bench import shuffle_quality
@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> Table:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_folders(parser)
     parser.add_argument("--frames", type=int, default=1_000_000)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args(arguments)
 
 

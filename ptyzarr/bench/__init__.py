@@ -16,6 +16,7 @@ from ptyzarr.bench.report import (
     draw_report,
     format_markdown,
     format_table,
+    load_reports,
     make_report,
     save_reports,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "forget_peak",
     "format_markdown",
     "format_table",
+    "load_reports",
     "make_report",
     "measure_decoding",
     "measure_epochs",
