@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -49,10 +50,11 @@ def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
             "chunks_decoded": stats.chunks_decoded,
             "distinct_chunks": stats.distinct_chunks,
             "stall_s": stats.stall_s,
+            "buffer_bytes": stats.peak_buffer_bytes,
             "projected_memory_bytes": loader.projected_memory,
         }
 
-    return BatchTrial(batches, work.round_s, facts, close)
+    return BatchTrial(batches, work, facts, close)
 
 
 class GatherTrial:
@@ -109,45 +111,30 @@ class GatherTrial:
         )
 
 
-class DecodeTrial:
-    """Every chunk of the scan decoded once, and nothing else."""
+class FirstEpochTrial:
+    """First epochs of new loaders: every chunk is decoded, nothing is there from an epoch before.
+
+    Making a loader is not counted.
+    """
 
     def __init__(self, work: Workload) -> None:
-        self._store = work.open()
-        self._reader = self._store.chunks
-        self._n_groups = len(work.members())
-        self._pool = ThreadPoolExecutor(work.n_threads)
-        self._step = max(1, 2 * 1024**2 // self._reader.chunk_nbytes)
-        shape = (self._step, self._reader.chunk_nbytes)
-        self._outputs = [np.empty(shape, np.uint8) for _ in range(work.n_threads)]
-        self._n_threads = work.n_threads
+        self._work = work
 
     def run(self, round_number: int) -> Work:
-        """Decode; counts the groups of an epoch that decodes each frame once."""
-        del round_number
-        starts = range(0, self._reader.n_chunks, self._step)
-        places = iter(starts)
-
-        def work(number: int) -> int:
-            n_read = 0
-            # One iterator for all threads: taking from it is atomic.
-            for first in places:
-                last = min(first + self._step, self._reader.n_chunks)
-                chunks = np.arange(first, last)
-                n_read += self._reader.read_chunks(
-                    chunks, np.arange(len(chunks)), self._outputs[number]
-                )
-            return n_read
-
-        started = time.perf_counter()
-        n_read = sum(self._pool.map(work, range(self._n_threads)))
-        seconds = time.perf_counter() - started
-        return Work(units=self._n_groups, seconds=seconds, facts={"bytes_read": n_read})
+        """Deliver first epochs until a quarter of the round's time, or of a second, is over."""
+        n_groups, seconds = 0, 0.0
+        while seconds < min(self._work.round_s, 1) / 4:
+            work = dataclasses.replace(self._work, seed=self._work.seed + round_number)
+            trial = make_loader_trial(work, "window")
+            started = time.perf_counter()
+            for delivery in trial.deliveries(round_number):
+                n_groups += len(delivery.members)
+            seconds += time.perf_counter() - started
+            trial.close()
+        return Work(units=n_groups, seconds=seconds)
 
     def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
-        self._store.close()
+        """Have nothing to give back."""
 
 
 def _decode_all(work: Workload) -> tuple[NDArray[Any], NDArray[np.int64]]:

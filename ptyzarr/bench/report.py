@@ -106,6 +106,21 @@ def save_reports(reports: Sequence[BenchReport], path: Path) -> Path:
     return path
 
 
+def load_reports(path: Path) -> list[BenchReport]:
+    """Return the reports of a JSON document that `save_reports` wrote."""
+    return [_read_report(entry) for entry in json.loads(path.read_text())["reports"]]
+
+
+def _read_report(entry: Mapping[str, Any]) -> BenchReport:
+    names = {field.name for field in dataclasses.fields(Row)}
+    rows = []
+    for found in entry["rows"]:
+        fields: dict[str, Any] = {name: found[name] for name in names}
+        fields |= {name: tuple(found[name]) for name in ("rates", "cpu_rates")}
+        rows.append(Row(**fields))
+    return BenchReport(**{**entry, "rows": rows})
+
+
 def _or_none(value: float) -> float | None:
     """Return a number as JSON has it: without NaN."""
     return None if math.isnan(value) else value

@@ -95,3 +95,14 @@ def test_ram_is_stated_with_one_thread_and_with_all(work: Workload) -> None:
         "RAM float32 index_select, all threads",
     ]
     assert [entry.workload.n_threads for entry in entries] == [1, 2]
+
+
+def test_other_budgets_have_rows_of_their_own(work: Workload) -> None:
+    entries = epoch_entries(work, ["window", "memmap", "tensorstore-store"], budgets=["1GiB"])
+    assert [(entry.label, entry.workload.memory) for entry in entries] == [
+        ("ptyzarr window, 192 MiB", "192MiB"),
+        ("ptyzarr window, 1.0 GiB", "1GiB"),
+        ("numpy.memmap gather", "192MiB"),
+        ("TensorStore index array, our store, 192 MiB", "192MiB"),
+        ("TensorStore index array, our store, 1.0 GiB", "1GiB"),
+    ]

@@ -1,0 +1,192 @@
+"""What is promised beside what was measured, from the results of the other benchmarks.
+
+python benchmarks/claims.py --out RESULTS
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tables import Cell, Table, save_tables
+
+from ptyzarr.bench import BenchReport, load_reports
+
+RAM_ONE = "RAM float32 index_select, 1 thread"
+RAM_ALL = "RAM float32 index_select, all threads"
+#: Row of the default budget by its beginning.
+WINDOW = "ptyzarr window, 512 MiB"
+UNMEASURED = "unmeasured"
+
+
+class Results:
+    """The JSON documents of a folder."""
+
+    def __init__(self, folder: Path, scan: str) -> None:
+        self.folder, self.scan = folder, scan
+
+    def reports(self, name: str) -> list[BenchReport]:
+        """Return the reports of a document; none where it is not there."""
+        path = self.folder / f"{name}.json"
+        return load_reports(path) if path.exists() else []
+
+    def epoch(self, channels: str, consumer: str) -> BenchReport | None:
+        """Return the table of one layout and one consumer: ``"drops"`` or ``"takes"``."""
+        for report in self.reports(f"epoch-{self.scan}"):
+            found = report.conditions
+            if found["channels"] == channels and found["consumer"].startswith(consumer):
+                return report
+        return None
+
+    def column(self, name: str, column: str) -> dict[str, Any]:
+        """Return a column of the first table of a document by the names of its rows."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            return {}
+        table = json.loads(path.read_text())["tables"][0]
+        if column not in table["columns"]:
+            return {}
+        place = table["columns"].index(column)
+        return {row[0]: row[place] for row in table["rows"]}
+
+
+Measure = Callable[[Results], float | None]
+
+
+def save(out: Path, scan: str = "medium") -> Table:
+    """Print and write the table of promises."""
+    results = Results(out, scan)
+    rows: list[list[Cell]] = []
+    for subject, promise, at_least, measure in PROMISES:
+        value = measure(results)
+        target = f">= {at_least:g}" if at_least > 0 else f"<= {-at_least:g}"
+        if value is None:
+            rows.append([subject, promise, target, UNMEASURED, ""])
+            continue
+        holds = value >= at_least if at_least > 0 else value <= -at_least
+        rows.append([subject, promise, target, value, "yes" if holds else "no"])
+    table = Table(
+        name="claims",
+        title="Promises",
+        columns=("subject", "what", "promised", "measured", "kept"),
+        rows=rows,
+        conditions={"scan of the epochs": scan},
+    )
+    save_tables([table], out / "claims.json")
+    return table
+
+
+def row_ratio(report: BenchReport | None, ours: str, theirs: str) -> float | None:
+    """Return the median rate of one row over that of another, by the beginnings of their names."""
+    if report is None:
+        return None
+    medians = [
+        next((row.median for row in report.rows if row.label.startswith(name) and row.rates), None)
+        for name in (ours, theirs)
+    ]
+    return None if None in medians else medians[0] / medians[1]
+
+
+def epoch_ratio(channels: str, consumer: str, ours: str, theirs: str) -> Measure:
+    """Return what asks the epoch table for a ratio."""
+    return lambda results: row_ratio(results.epoch(channels, consumer), ours, theirs)
+
+
+def decode_ratio(place: int, ours: str, theirs: str) -> Measure:
+    """Return what asks the tables of the reader for a ratio."""
+
+    def measure(results: Results) -> float | None:
+        reports = results.reports(f"decode-{results.scan}")
+        return row_ratio(reports[place], ours, theirs) if reports else None
+
+    return measure
+
+
+def growth_ratio(column: str, base: int) -> Measure:
+    """Return what compares the last row of the growth table with the row at `base`."""
+
+    def measure(results: Results) -> float | None:
+        values = list(results.column("growth", column).values())
+        return values[-1] / values[base] if values and values[base] else None
+
+    return measure
+
+
+def cell(name: str, column: str, start: str) -> Measure:
+    """Return what takes one cell of a table, of the row that begins with `start`."""
+
+    def measure(results: Results) -> float | None:
+        values = results.column(name, column)
+        found = [v for row, v in values.items() if row.startswith(start)]
+        return found[0] if found and isinstance(found[0], int | float) else None
+
+    return measure
+
+
+def amplification(results: Results) -> float | None:
+    """Return decoded over distinct of the largest scan's window where the buffer has 8 %."""
+    path = results.folder / "amplification.json"
+    if not path.exists():
+        return None
+    columns = json.loads(path.read_text())["tables"][0]["columns"]
+    window = next(name for name in reversed(columns) if name.endswith("window"))
+    return results.column("amplification", window)["8 %"]
+
+
+def memory_kept(results: Results) -> float | None:
+    """Return the largest memory of any step over its budget."""
+    path = results.folder / "memory.json"
+    if not path.exists():
+        return None
+    rows = json.loads(path.read_text())["rows"]
+    return max(row["added_bytes"] / row["limit_bytes"] for row in rows)
+
+
+#: Subject, what, the least value (negative: minus the largest), and how it is found.
+PROMISES: tuple[tuple[str, str, float, Measure], ...] = (
+    ("epoch (B, N, N, C)", "window, 512 MiB over RAM, all threads", 1,
+     epoch_ratio("last", "drops", WINDOW, RAM_ALL)),
+    ("", "the same, 1 thread of RAM", 1, epoch_ratio("last", "drops", WINDOW, RAM_ONE)),
+    ("", "the same, all threads, batch read", 1, epoch_ratio("last", "takes", WINDOW, RAM_ALL)),
+    ("epoch (B, C, N, N)", "window, 512 MiB over RAM, all threads", 1,
+     epoch_ratio("first", "drops", WINDOW, RAM_ALL)),
+    ("", "the same, 1 thread of RAM", 1, epoch_ratio("first", "drops", WINDOW, RAM_ONE)),
+    ("", "the same, all threads, batch read", 1, epoch_ratio("first", "takes", WINDOW, RAM_ALL)),
+    ("growth", "groups/s of the largest over the smallest, first epoch", 0.9,
+     growth_ratio("groups/s", 0)),
+    ("", "groups/s of the largest over the next smaller", 0.9, growth_ratio("groups/s", -2)),
+    ("", "peak memory of the largest over the next smaller", -1.05,
+     growth_ratio("peak MiB", -2)),
+    ("", "decoded / distinct, buffer of 8 %", -1.15, amplification),
+    ("start", "first batch, groups cached, s", -0.5,
+     cell("start", "first batch s", "groups cached")),
+    ("", "first batch, groups not cached, s", -15,
+     cell("start", "first batch s", "groups not cached")),
+    ("reader", "random chunks over the codec alone, 1 thread", 0.95,
+     decode_ratio(0, "random chunks", "codec alone")),
+    ("", "full shuffle over its chunks decoded alone", 0.8,
+     decode_ratio(1, "ptyzarr full", "the same chunks")),
+    ("neighbours", "canonical draws of all positions, s", -5,
+     cell("neighbors", "seconds", "ptyzarr: compiled draws")),
+    ("memory", "largest added over the budget", -1, memory_kept),
+    ("GPU", "bus over a pinned copy", 0.9,
+     cell("device", "of a pinned copy", "ptyzarr, batches dropped")),
+    ("", "stall share, steps of 20 ms", -0.01,
+     cell("device", "stall share", "ptyzarr, a model step of 20 ms")),
+)  # fmt: skip
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scan", default="medium")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    options = parse()
+    save(options.out, options.scan)
