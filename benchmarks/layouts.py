@@ -112,6 +112,6 @@ def frame_map(layout: Layout) -> FrameMap:
         frame_starts=np.array([0, layout.n_frames]),
         chunk_starts=np.array([0, layout.n_chunks]),
         chunk_frames=np.array([layout.chunk_frames]),
-        slot_pixels=np.array([layout.chunk_frames]),
-        frame_pixels=1,
+        slot_strides=np.array([layout.chunk_frames]),
+        frame_strides=np.array([1]),
     )

@@ -32,7 +32,7 @@ _HEADER_NBYTES: Final = 8
 _WIDE_NBYTES: Final = 8
 _PACKABLE: Final = frozenset(["u1", "u2", "u4", "f4"])
 # Frames that shrink less are kept as they are: expanding them costs more than it saves.
-_WORTH: Final = 0.6
+_WORTH: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
