@@ -9,9 +9,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ptyzarr.power import fill_power
+
 Quantity = Literal["amplitude", "counts"]
 
 _SQUARES_NBYTES = 1024**2
+_COMPILED = frozenset(("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +294,16 @@ def frame_power(frames: NDArray[Any]) -> NDArray[np.float64]:
     (m,) float64
         The same bits whichever frames are passed together.
     """
+    if frames.flags.c_contiguous and frames.dtype.isnative and frames.dtype.str[1:] in _COMPILED:
+        power = np.zeros(len(frames), np.float64)
+        flat = frames.reshape(-1)
+        fill_power(flat.view(np.uint8) if flat.dtype == bool else flat, power)
+        return power
+    return _power_by_numpy(frames)
+
+
+def _power_by_numpy(frames: NDArray[Any]) -> NDArray[np.float64]:
+    """Return what `frame_power` does, of any real dtype in any order."""
     n_frames, n_pixels = frames.shape[0], int(np.prod(frames.shape[1:]))
     power = np.empty(n_frames, dtype=np.float64)
     block = max(1, _SQUARES_NBYTES // max(1, 8 * n_pixels))
