@@ -9,6 +9,7 @@ written in LLVM's intermediate form.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final
 
 import numpy as np
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 
 from ptyzarr.compiled import kernel
 
-_LANES: Final = 8
-_RUN: Final = 128
+LANES: Final = 8
+RUN: Final = 128
+DEPTH: Final = 64
 _INDEX: Final = ir.IntType(32)
-_DOUBLES: Final = ir.VectorType(ir.DoubleType(), _LANES)
+_DOUBLES: Final = ir.VectorType(ir.DoubleType(), LANES)
 
 
 def _run_step(context: Any, values: Any, start: Any, stop: Any) -> Any:
@@ -37,12 +39,12 @@ def _run_step(context: Any, values: Any, start: Any, stop: Any) -> Any:
         total = cgutils.alloca_once_value(
             builder, _squares(builder, data, first, kind.dtype), name="total"
         )
-        lanes = ir.Constant(first.type, _LANES)
+        lanes = ir.Constant(first.type, LANES)
         second = builder.add(first, lanes)
         with cgutils.for_range_slice(builder, second, stop, lanes, first.type) as (place, _):
             squares = _squares(builder, data, place, kind.dtype)
             builder.store(builder.fadd(builder.load(total), squares), total)
-        return _folded(builder, builder.load(total))
+        return fold_lanes(builder, builder.load(total))
 
     return types.float64(values, types.intp, types.intp), generate
 
@@ -52,7 +54,7 @@ _sum_run: Any = intrinsic(_run_step)
 
 def _squares(builder: Any, data: Any, place: Any, dtype: Any) -> Any:
     """Return eight squared values as float64."""
-    vector = ir.VectorType(data.type.pointee, _LANES)
+    vector = ir.VectorType(data.type.pointee, LANES)
     pointer = builder.bitcast(builder.gep(data, [place]), vector.as_pointer())
     values = builder.load(pointer, align=max(1, dtype.bitwidth // 8))
     if dtype in types.integer_domain:
@@ -63,17 +65,47 @@ def _squares(builder: Any, data: Any, place: Any, dtype: Any) -> Any:
     return builder.fmul(values, values)
 
 
-def _folded(builder: Any, lanes: Any) -> Any:
+def fold_lanes(builder: Any, lanes: Any) -> Any:
     """Return ((r0 + r1) + (r2 + r3)) + ((r4 + r5) + (r6 + r7))."""
-    sums = [builder.extract_element(lanes, _INDEX(lane)) for lane in range(_LANES)]
+    sums = [builder.extract_element(lanes, _INDEX(lane)) for lane in range(LANES)]
     while len(sums) > 1:
         pairs = zip(sums[::2], sums[1::2], strict=True)
         sums = [builder.fadd(one, other) for one, other in pairs]
     return sums[0]
 
 
-@kernel
-def fill_power(values: NDArray[Any], power: NDArray[np.float64]) -> None:
+@functools.lru_cache(maxsize=16)
+def summation_order(n_values: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how NumPy sums `n_values` values pairwise.
+
+    Recursion in a kernel would count references to its arrays at every step, which costs more
+    than the sums.
+
+    Returns
+    -------
+    edges : (n_runs + 1,) int64
+        The values of run r are ``edges[r] : edges[r + 1]``.
+    merges : (n_runs,) int64
+        How many times, after run r, the last two of the sums so far become one.
+    """
+    edges, merges = [0], []
+
+    def halve(start: int, length: int) -> None:
+        if length <= RUN:
+            edges.append(start + length)
+            merges.append(0)
+            return
+        half = length // 2
+        half -= half % LANES
+        halve(start, half)
+        halve(start + half, length - half)
+        merges[-1] += 1
+
+    halve(0, n_values)
+    return np.array(edges, np.int64), np.array(merges, np.int64)
+
+
+def sum_squares(values: NDArray[Any], power: NDArray[np.float64]) -> None:
     """Fill `power` with the sum over pixels of the square of each frame.
 
     Parameters
@@ -81,23 +113,33 @@ def fill_power(values: NDArray[Any], power: NDArray[np.float64]) -> None:
     values : (m * n_pixels,) integers, float32 or float64, C order, native byte order
     power : (m,) float64
     """
-    n_pixels = values.size // max(power.size, 1)
-    for frame in range(power.size):
-        power[frame] = _pairwise(values, frame * n_pixels, n_pixels)
+    edges, merges = summation_order(values.size // max(power.size, 1))
+    _sum_frames(values, edges, merges, power)
 
 
 @kernel
-def _pairwise(values: NDArray[Any], start: int, length: int) -> float:
-    """Return the sum of squares of ``values[start : start + length]``."""
-    if length <= _RUN:
-        whole = start + length - length % _LANES
-        total = 0.0
-        if whole > start:
-            total = _sum_run(values, start, whole)
-        for place in range(whole, start + length):
-            value = np.float64(values[place])
-            total += value * value
-        return total
-    half = length // 2
-    half -= half % _LANES
-    return _pairwise(values, start, half) + _pairwise(values, start + half, length - half)
+def _sum_frames(
+    values: NDArray[Any],
+    edges: NDArray[np.int64],
+    merges: NDArray[np.int64],
+    power: NDArray[np.float64],
+) -> None:
+    sums = np.empty(DEPTH, np.float64)
+    for frame in range(power.size):
+        first = frame * edges[-1]
+        n_sums = 0
+        for run in range(merges.size):
+            start, stop = first + edges[run], first + edges[run + 1]
+            whole = stop - (stop - start) % LANES
+            total = 0.0
+            if whole > start:
+                total = _sum_run(values, start, whole)
+            for place in range(whole, stop):
+                value = np.float64(values[place])
+                total += value * value
+            sums[n_sums] = total
+            for _ in range(merges[run]):
+                n_sums -= 1
+                sums[n_sums] += sums[n_sums + 1]
+            n_sums += 1
+        power[frame] = sums[0]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from ptyzarr.power import fill_power
+from ptyzarr.power import sum_squares
 
 Quantity = Literal["amplitude", "counts"]
 
@@ -297,7 +297,7 @@ def frame_power(frames: NDArray[Any]) -> NDArray[np.float64]:
     if frames.flags.c_contiguous and frames.dtype.isnative and frames.dtype.str[1:] in _COMPILED:
         power = np.zeros(len(frames), np.float64)
         flat = frames.reshape(-1)
-        fill_power(flat.view(np.uint8) if flat.dtype == bool else flat, power)
+        sum_squares(flat.view(np.uint8) if flat.dtype == bool else flat, power)
         return power
     return _power_by_numpy(frames)
 

@@ -16,7 +16,7 @@ from ptyzarr.ingestion.plan import Plan
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.ingestion.values import amplitude_of, hash_frames, hidden_counts
 from ptyzarr.scan import Quantity
-from ptyzarr.store import write_shard
+from ptyzarr.store import encode_frames, write_shard
 
 
 class RowSource(Protocol):
@@ -86,7 +86,9 @@ def write_one_shard(job: ShardJob, shard: int) -> dict[str, int]:
     try:
         with storage_errors(f"writing shard {shard}"):
             with scratch.open("wb") as file:
-                write_shard(file, job.plan.format, _stored_blocks(job, rows))
+                chunk = job.plan.sizes.chunk_frames
+                encoded = (encode_frames(block, chunk) for block in _stored_blocks(job, rows))
+                write_shard(file, job.plan.format, encoded)
             nbytes = job.staging.commit_shard(scratch, shard)
     finally:
         scratch.unlink(missing_ok=True)

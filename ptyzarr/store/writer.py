@@ -26,7 +26,8 @@ from ptyzarr.store.schema import (
     little_endian,
     start_array_digest,
 )
-from ptyzarr.store.shards import FrameFormat, frame_codec
+from ptyzarr.store.shards import FrameFormat
+from ptyzarr.store.shardwriter import frame_codec
 
 _CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
 
