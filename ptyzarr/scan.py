@@ -81,6 +81,18 @@ class FrameReader(Protocol):
         """
         ...
 
+    def read_summed(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+        """Return what `read` does, and (m,) a checksum of each frame as it lies in the source."""
+        ...
+
+    def check_sums(self, sums: NDArray[np.uint32]) -> None:
+        """Raise `SourceError` unless the checksums of all frames, (n,), are the source's own.
+
+        After `read_summed` of every frame this stands for the verification that `blocks` ends
+        with; only where `has_random_access`.
+        """
+        ...
+
     def blocks(self, max_frames: int) -> Iterator[NDArray[Any]]:
         """Yield all frames front to back, at most ``max_frames`` at a time, checksum verified.
 
@@ -182,6 +194,16 @@ class Scan:
     object_guess: NDArray[Any] | None
     extra: Mapping[str, MemberReader]
     members: tuple[Member, ...]
+
+    @property
+    def frames_member(self) -> Member:
+        """The member that holds the frames."""
+        return next(member for member in self.members if member.node == "diffraction")
+
+    @property
+    def frames_origin(self) -> str:
+        """File and member of the frames, for messages."""
+        return f"{self.name}: member {self.frames_member.name!r}"
 
     @property
     def n_frames(self) -> int:

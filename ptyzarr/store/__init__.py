@@ -30,6 +30,7 @@ from ptyzarr.store.shardwriter import (
     checked_chunks,
     decode_frames,
     encode_frames,
+    file_checksum,
     write_shard,
 )
 from ptyzarr.store.writer import StoreWriter, sync_file
@@ -52,6 +53,7 @@ __all__ = [
     "checked_chunks",
     "decode_frames",
     "encode_frames",
+    "file_checksum",
     "file_digest",
     "frames_digest",
     "list_keys",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 
 import google_crc32c
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 from numcodecs import Blosc
@@ -19,6 +19,7 @@ from ptyzarr.store import (
     checked_chunks,
     decode_frames,
     encode_frames,
+    file_checksum,
     write_shard,
 )
 
@@ -106,15 +107,15 @@ def test_chunk_that_is_none_is_damage():
         decode_frames(EncodedChunks(raw, np.array([44])), (1, 4, 4), np.dtype("u2"))
 
 
-def test_shards_are_written_alike_whatever_the_blocks(way):
+def test_shards_are_written_alike_whatever_the_blocks(way, tmp_path):
     frames = make_frames(8, 6, "uint16", 1)
     files = []
     for step in (2, 4, 8):
         files.append(io.BytesIO())
         blocks = (encode_frames(frames[i : i + step], 2) for i in range(0, 8, step))
-        size, digest = write_shard(files[-1], LAYOUT, blocks)
-        assert size == len(files[-1].getvalue())
-        assert digest == hashlib.sha256(files[-1].getvalue()).hexdigest()
+        written = write_shard(files[-1], LAYOUT, blocks)
+        (tmp_path / "shard").write_bytes(files[-1].getvalue())
+        assert written == file_checksum(tmp_path / "shard")
     assert len({file.getvalue() for file in files}) == 1
 
 
@@ -127,3 +128,9 @@ def test_last_shard_lists_the_chunks_it_has():
     assert index[:2, 1].tolist() == encoded.lengths.tolist()
     assert index[:2, 0].tolist() == [0, ends[0]]
     assert (index[2:] == 2**64 - 1).all()
+
+
+def test_checksum_of_a_file_is_that_of_its_bytes(tmp_path):
+    data = np.random.default_rng(0).bytes(2_500_000)
+    (tmp_path / "file").write_bytes(data)
+    assert file_checksum(tmp_path / "file") == (len(data), xxhash.xxh3_128_hexdigest(data))
