@@ -11,8 +11,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ptyzarr"
 
 #: Rooms in rank order, and the rooms that each may import. Anything may use `_version`,
-#: `compiled` (how kernels are compiled), `memory` and `progress` (how long work reports).
-FREE = {"_version", "compiled", "memory", "progress"}
+#: `compiled` (how kernels are compiled), `memory`, `power` (how squares are summed) and `progress`
+#: (how long work reports).
+FREE = {"_version", "compiled", "memory", "power", "progress"}
 BELOW_INGESTION = {"errors", "config", "scan", "sources", "store"}
 BELOW_TENSORS = {"errors", "config", "scan", "grouping", "streaming"}
 ALL_ROOMS = BELOW_INGESTION | BELOW_TENSORS | {"ingestion", "tensors"}
@@ -23,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": set(),
     "progress": set(),
     "config": {"errors"},
+    "power": set(),
     "scan": {"errors"},
     "sources": {"errors", "scan"},
     "store": {"errors", "config", "scan"},

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.ingestion import ingest, plan, staging, write
+from ptyzarr.ingestion import ingest, plan, spool, staging, write
 from ptyzarr.ingestion.layout import Sizes
 from ptyzarr.store import StoreWriter
 
 CHUNK_FRAMES, SHARD_FRAMES = 2, 8
 
 _MOMENTS: list[tuple[Any, str]] = [
-    (plan, "check_block"),
+    (spool, "check_block"),
+    (write, "check_block"),
     (plan.Plan, "save"),
     (write, "write_shard"),
     (staging.Staging, "commit_shard"),

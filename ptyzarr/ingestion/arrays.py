@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr._version import __version__
-from ptyzarr.ingestion.plan import Plan, frames_member
+from ptyzarr.ingestion.plan import Plan
+from ptyzarr.ingestion.records import mask_record
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.scan import Scan
 from ptyzarr.sources import node_names
@@ -28,10 +29,24 @@ _BLOCK_BYTES = 8 * 1024**2
 _PLANCK_TIMES_C_EV_M = 1.239841984e-6
 
 
-def write_arrays(writer: StoreWriter, scan: Scan, plan: Plan, staging: Staging) -> None:
-    """Write every array but the frames; the frames get their metadata."""
-    writer.create_frames(plan.format, plan.quantity)
-    _write_per_frame(writer, scan, plan)
+def write_arrays(
+    writer: StoreWriter, scan: Scan, plan: Plan, records: NDArray[Any], staging: Staging
+) -> None:
+    """Write every array but the frames; the frames get their metadata.
+
+    Parameters
+    ----------
+    writer
+        Of the staged store.
+    scan, plan
+        What is stored, and how.
+    records : (n,) FRAME_RECORD
+        In acquisition order.
+    staging
+        Holds the masked pixels.
+    """
+    writer.create_frames(plan.format, plan.kind.quantity)
+    _write_per_frame(writer, scan, plan, records)
     writer.write_array("probe_guess", scan.probe_guess)
     if scan.object_guess is not None:
         writer.write_array("object_guess", scan.object_guess)
@@ -47,16 +62,19 @@ def write_arrays(writer: StoreWriter, scan: Scan, plan: Plan, staging: Staging) 
             reader.blocks(_BLOCK_BYTES),
             attributes=attributes,
         )
-    _write_masked(writer, scan, plan, staging)
+    _write_masked(writer, scan, records, staging)
 
 
-def root_attributes(writer: StoreWriter, scan: Scan, plan: Plan, layout: str) -> dict[str, Any]:
+def root_attributes(
+    writer: StoreWriter, scan: Scan, plan: Plan, records: NDArray[Any], layout: str
+) -> dict[str, Any]:
     """Return the root attribute ``ptyzarr`` without its manifest."""
-    frames = frames_digest(np.dtype(plan.amplitude_dtype), plan.hashes, plan.frame_size)
+    hashes = np.ascontiguousarray(records["hash"])
+    frames = frames_digest(plan.amplitude_dtype, hashes, plan.frame_size)
     return {
         "schema_version": SCHEMA_VERSION,
         "layout": layout,
-        "quantity": plan.quantity,
+        "quantity": plan.kind.quantity,
         "tile_frames": plan.sizes.tile_frames,
         "source": _source_attributes(scan),
         "created_by": f"ptyzarr {__version__}",
@@ -67,7 +85,7 @@ def root_attributes(writer: StoreWriter, scan: Scan, plan: Plan, layout: str) ->
     }
 
 
-def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan) -> None:
+def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan, records: NDArray[Any]) -> None:
     fields: Mapping[str, NDArray[Any] | None] = {
         "positions": scan.positions,
         "positions_start": scan.positions_start,
@@ -80,16 +98,18 @@ def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan) -> None:
                 node, values[plan.order], acquisition=values, attributes=units.get(node)
             )
     writer.write_array("frame_index", plan.order, in_digest=False)
-    writer.write_array("frame_power", plan.power[plan.order], in_digest=False)
-    writer.write_array("frame_hash", plan.hashes[plan.order], in_digest=False)
+    writer.write_array("frame_power", records["power"][plan.order], in_digest=False)
+    writer.write_array("frame_hash", records["hash"][plan.order], in_digest=False)
 
 
-def _write_masked(writer: StoreWriter, scan: Scan, plan: Plan, staging: Staging) -> None:
-    if not plan.n_masked:
+def _write_masked(writer: StoreWriter, scan: Scan, records: NDArray[Any], staging: Staging) -> None:
+    n_masked = int(records["n_masked"].sum(dtype=np.int64))
+    if not n_masked:
         return
-    for name, dtype in (("index", np.dtype(np.int64)), ("value", scan.frames.dtype)):
-        path = staging.spool / f"masked_{name}.bin"
-        writer.stream_array(f"{MASKED}/{name}", (plan.n_masked,), dtype, _file_blocks(path, dtype))
+    dtype = mask_record(scan.frames.dtype)
+    for name in ("index", "value"):
+        blocks = (block[name] for block in _file_blocks(staging.masked, dtype))
+        writer.stream_array(f"{MASKED}/{name}", (n_masked,), dtype[name], blocks)
 
 
 def _file_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
@@ -99,7 +119,7 @@ def _file_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _source_attributes(scan: Scan) -> dict[str, Any]:
-    frames_key = frames_member(scan).name.removesuffix(".npy")
+    frames_key = scan.frames_member.name.removesuffix(".npy")
     trailing = f"{frames_key}__trailing"
     surplus = scan.extra[trailing].shape[0] if trailing in scan.extra else 0
     return {

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import itertools
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from dask.base import compute
 from dask.callbacks import Callback
 from dask.delayed import delayed
+from numpy.typing import NDArray
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
@@ -25,21 +29,17 @@ from ptyzarr.errors import (
     StorageError,
 )
 from ptyzarr.ingestion.arrays import root_attributes, write_arrays
+from ptyzarr.ingestion.budget import block_frames, choose_workers
+from ptyzarr.ingestion.kinds import Kind
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.plan import (
-    Plan,
-    block_frames,
-    choose_workers,
-    frames_origin,
-    make_plan,
-    plan_key,
-)
+from ptyzarr.ingestion.plan import Plan, make_plan, plan_key
+from ptyzarr.ingestion.records import FRAME_RECORD, mask_record, merge_masked, read_records
 from ptyzarr.ingestion.spool import SpoolReader
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.ingestion.threads import worker_threads
-from ptyzarr.ingestion.write import ShardJob, write_one_shard
+from ptyzarr.ingestion.write import SPARE_BLOCKS, ShardJob, ShardReport, write_one_shard
 from ptyzarr.progress import Progress, Silent
-from ptyzarr.scan import Scan
+from ptyzarr.scan import FrameReader, Scan
 from ptyzarr.sources import open_source, source_unchanged
 from ptyzarr.store import (
     MASKED,
@@ -48,7 +48,6 @@ from ptyzarr.store import (
     check_digests,
     member_to_json,
     open_store,
-    shard_key,
     source_identity,
     was_written_here,
 )
@@ -65,7 +64,7 @@ def ingest(
 ) -> ScanStore:
     """Make a store of a source file.
 
-    Every frame is checked before anything is written. The store is built in a folder beside the
+    Every frame is checked before anything is published. The store is built in a folder beside the
     destination and renamed when it is whole; a killed or interrupted call leaves nothing at the
     destination and the same call resumes it. A destination that holds this source already is
     opened and returned.
@@ -132,6 +131,7 @@ def _ingest_locked(
             _build(scan, target, config, staging, progress)
         except SourceError:
             staging.discard()
+            source_unchanged(scan)  # a source that changed is the better reason
             raise
     staging.discard()
 
@@ -224,27 +224,24 @@ def _build(
 ) -> None:
     n_workers = choose_workers(scan, config)
     n_block = block_frames(scan, config, n_workers)
-    key = plan_key(scan, config)
-    plan = Plan.load(staging, key)
+    plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
         staging.prepare()
         plan = make_plan(scan, config, staging, n_workers, progress)
-    job = ShardJob(
-        staging,
-        plan,
-        _row_source(scan, plan, staging),
-        plan.spool_dtype is not None,
-        scan.quantity,
-        frames_origin(scan),
-        n_block,
-    )
     for _ in range(_MAX_ROUNDS):
-        _write_shards(job, config, n_workers, progress)
+        plan = _write_all_shards(scan, plan, n_block, config, staging, progress)
+        source_unchanged(scan)
+        records = _gather(plan, staging)
+        if records is None:
+            continue
+        if plan.records is None:
+            scan.frames.check_sums(records["crc32"])
         writer = StoreWriter(staging.store)
-        write_arrays(writer, scan, plan, staging)
-        document = writer.finish(root_attributes(writer, scan, plan, config.layout))
-        # The manifest has just digested the files: what the journal says must be what is there.
-        if all(_agrees(staging, shard, writer) for shard in range(plan.format.n_shards)):
+        write_arrays(writer, scan, plan, records, staging)
+        attributes = root_attributes(writer, scan, plan, records, config.layout)
+        document = writer.finish(attributes, n_workers)
+        # The manifest has just digested the files: what was written must be what is there.
+        if not _damaged(plan, staging, n_workers):
             break
     else:
         raise DamagedStoreError(
@@ -255,51 +252,133 @@ def _build(
     staging.publish(target, document, overwrite=config.overwrite)
 
 
-def _row_source(scan: Scan, plan: Plan, staging: Staging) -> Any:
-    if plan.spool_dtype is None:
+def _write_all_shards(
+    scan: Scan,
+    plan: Plan,
+    n_block: int,
+    config: IngestConfig,
+    staging: Staging,
+    progress: Progress,
+) -> Plan:
+    """Write all shards, again for a wider kind where the guess was too small; return the plan."""
+    while True:
+        job = ShardJob(
+            staging,
+            plan,
+            _row_source(scan, plan, staging),
+            scan.quantity,
+            scan.frames_origin,
+            n_block,
+            config.nonfinite == "mask",
+        )
+        needs = _write_shards(job, config, choose_workers(scan, config), progress)
+        if needs is None:
+            return plan
+        staging.prepare()
+        plan = plan.with_kind(needs)
+        plan.save(staging)
+
+
+def _row_source(scan: Scan, plan: Plan, staging: Staging) -> FrameReader | SpoolReader:
+    if plan.pieces is None:
         return scan.frames
-    path = staging.spool / "frames.bin"
-    return SpoolReader(str(path), plan.spool_dtype, plan.frame_size)
+    return SpoolReader(str(staging.spool / "frames.bin"), plan.frame_size, plan.source_dtype)
 
 
-def _agrees(staging: Staging, shard: int, writer: StoreWriter) -> bool:
-    return staging.journalled(shard) == writer.files.get(shard_key(shard))
+def _gather(plan: Plan, staging: Staging) -> NDArray[Any] | None:
+    """Return all records in acquisition order, masked pixels beside; None if some are damaged."""
+    if plan.records is not None:
+        return plan.records
+    shards = range(plan.format.n_shards)
+    if not all(staging.has_records(shard, plan.stamp) for shard in shards):
+        return None
+    records = np.empty(plan.n_frames, FRAME_RECORD)
+    sides = []
+    for shard in shards:
+        rows = plan.format.shard_rows(shard)
+        numbers = plan.order[rows.start : rows.stop]
+        records[numbers] = read_records(staging.records(shard), len(rows))
+        sides.append((staging.records(shard), numbers))
+    n_masked = records["n_masked"].astype(np.int64)
+    if n_masked.any():
+        itemsize = mask_record(np.dtype(plan.source_dtype)).itemsize
+        merge_masked(sides, n_masked, itemsize, staging.masked)
+    return records
 
 
-def _write_shards(job: ShardJob, config: IngestConfig, n_workers: int, progress: Progress) -> None:
+def _damaged(plan: Plan, staging: Staging, n_workers: int) -> list[int]:
+    """Return the shards whose files are not what was written."""
+    shards = range(plan.format.n_shards)
+    with worker_threads(n_workers, "check") as pool:
+        finished = pool.map(staging.finished, shards, itertools.repeat(plan.stamp))
+        return [shard for shard, is_whole in zip(shards, finished, strict=True) if not is_whole]
+
+
+def _write_shards(
+    job: ShardJob, config: IngestConfig, n_workers: int, progress: Progress
+) -> Kind | None:
+    """Write all shards; return what has to be stored instead if the plan's guess was too small."""
+    progress.start("writing", job.plan.n_frames, "frames")
+    try:
+        if config.scheduler is not None:
+            for report in _on_cluster(list(_tasks(job).values()), config.scheduler):
+                _accept(report, progress)
+        else:
+            _in_threads(job, n_workers, progress)
+    except _GuessError as error:
+        return error.kind
+    progress.finish()
+    return None
+
+
+class _GuessError(Exception):
+    """Shards of another kind have to be written."""
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+def _accept(report: ShardReport, progress: Progress) -> None:
+    if report.needs is not None:
+        raise _GuessError(report.needs)
+    progress.advance(report.n_frames)
+
+
+def _tasks(job: ShardJob) -> dict[str, Any]:
     run = uuid.uuid4().hex
-    tasks = {
+    return {
         key: delayed(write_one_shard, pure=False)(job, shard, dask_key_name=key)
         for shard in range(job.plan.format.n_shards)
         for key in [f"write-shard-{run}-{shard}"]
     }
-    progress.start("writing", job.plan.n_frames, "frames")
-    if config.scheduler is not None:
-        for record in _on_cluster(list(tasks.values()), config.scheduler):
-            progress.advance(record["frames"])
-    else:
-        _in_threads(tasks, job, n_workers, progress)
-    progress.finish()
 
 
-def _in_threads(
-    tasks: Mapping[str, Any], job: ShardJob, n_workers: int, progress: Progress
-) -> None:
-    def report(key: Any, record: Any, *_: Any) -> None:
-        if key in tasks:  # dask tells every callback about every computation in the process
-            progress.advance(record["frames"])
+def _in_threads(job: ShardJob, n_workers: int, progress: Progress) -> None:
+    """Write shards in threads of their own, which share others that work on blocks of frames.
 
-    with worker_threads(n_workers, "shard") as pool:
+    So the last shard has all cores too, and while one is forced to the disk the next is encoded.
+    """
+    n_shards = min(n_workers, job.plan.format.n_shards)
+    n_pending = -(-n_workers // n_shards) + SPARE_BLOCKS
+    with worker_threads(n_workers, "block") as blocks, worker_threads(n_shards, "shard") as pool:
+        job = dataclasses.replace(job, blocks=(blocks, n_pending))
+        tasks = _tasks(job)
+
+        def report(key: Any, value: Any, *_: Any) -> None:
+            if key in tasks:  # dask tells every callback about every computation in the process
+                _accept(value, progress)
+
         try:
             with Callback(posttask=report):
-                compute(*tasks.values(), scheduler="threads", pool=pool, num_workers=n_workers)
+                compute(*tasks.values(), scheduler="threads", pool=pool, num_workers=n_shards)
         except BaseException:
             job.stop.set()
             raise
 
 
-def _on_cluster(tasks: list[Any], address: str) -> Iterator[dict[str, int]]:
-    """Yield the record of each shard as a dask.distributed cluster finishes it."""
+def _on_cluster(tasks: list[Any], address: str) -> Iterator[ShardReport]:
+    """Yield the report of each shard as a dask.distributed cluster finishes it."""
     try:
         from distributed import Client, as_completed
         from distributed.scheduler import KilledWorker
@@ -314,8 +393,8 @@ def _on_cluster(tasks: list[Any], address: str) -> Iterator[dict[str, int]]:
     with client:
         futures = client.compute(tasks, retries=3)
         try:
-            for _, record in as_completed(futures, loop=client.loop, with_results=True):
-                yield record
+            for _, report in as_completed(futures, loop=client.loop, with_results=True):
+                yield report
         except KilledWorker as error:
             raise StorageError(
                 f"workers at {address!r} died again and again while writing ({error}); expected "

@@ -1,12 +1,17 @@
-"""A temporary array of frames, for sources that can only be read front to back.
+"""A temporary file of encoded frames, for sources that can only be read front to back.
 
-Frames are spooled as counts while every pixel seen so far is one (a quarter to a half of the
-bytes), and rewritten once if a later frame ends that.
+Frames are encoded one by one while the next ones are inflated, each as what seems to be stored at
+that moment. Shards are then put together in stored order: where a chunk is one frame, by copying.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,69 +19,149 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ptyzarr.errors import SourceError
-from ptyzarr.ingestion.values import CheckedBlock, amplitude_of
+from ptyzarr.errors import DamagedStoreError, SourceChangedError
+from ptyzarr.ingestion.kinds import Kind
+from ptyzarr.ingestion.records import FRAME_RECORD, frame_records, masked_pixels
+from ptyzarr.ingestion.threads import worker_threads
+from ptyzarr.ingestion.values import amplitude_of, check_block
+from ptyzarr.progress import Progress
+from ptyzarr.scan import Quantity, Scan
+from ptyzarr.store import EncodedChunks, checked_chunks, decode_frames, encode_frames
 
-REWRITE_BYTES = 4 * 1024**2
+#: Where the encoded frame is in the file, and the item size of its counts; 0 for amplitudes.
+PIECE = np.dtype([("offset", "<i8"), ("length", "<i4"), ("counts", "u1")])
 
 
-class Spool:
-    """Frames in acquisition order in one file, written by the plan pass.
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """What the pass over a source found.
+
+    Attributes
+    ----------
+    kind
+        What is to be stored.
+    records : (n,) FRAME_RECORD
+        In acquisition order, without checksums: the source has verified its own.
+    pieces : (n,) PIECE
+        In acquisition order.
+    """
+
+    kind: Kind
+    records: NDArray[Any]
+    pieces: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodedBlock:
+    kind: Kind
+    counts: int
+    chunks: EncodedChunks
+    records: NDArray[Any]
+    masked: NDArray[Any]
+
+
+def spool_frames(
+    scan: Scan,
+    folder: Path,
+    n_block: int,
+    n_workers: int,
+    *,
+    mask: bool,
+    progress: Progress,
+) -> Spooled:
+    """Check and encode every frame of a source, front to back.
 
     Parameters
     ----------
-    path
-        The file.
-    frame_size
-        Width of a frame in pixels.
+    scan
+        The source.
+    folder
+        Gets ``frames.bin`` and ``masked.bin``.
+    n_block, n_workers
+        Frames handled at once, and blocks checked at once beside the one being read.
+    mask
+        Whether pixels that are not finite are masked.
+    progress
+        Receives the frames.
+
+    Raises
+    ------
+    SourceError
+        At the first value that is refused, or if the source's checksum is wrong.
     """
+    kind = Kind.least(scan)
+    records = np.empty(scan.n_frames, FRAME_RECORD)
+    pieces = np.empty(scan.n_frames, PIECE)
+    row, offset = 0, 0
+    progress.start("checking", scan.n_frames, "frames")
+    blocks = _encoded_blocks(scan, n_block, n_workers, mask=mask)
+    frames_path, masked_path = folder / "frames.bin", folder / "masked.bin"
+    with (
+        frames_path.open("wb") as file,
+        masked_path.open("wb") as masked,
+        contextlib.closing(blocks),
+    ):
+        for block in blocks:
+            lengths = block.chunks.lengths
+            rows = slice(row, row + len(lengths))
+            records[rows], pieces["length"][rows] = block.records, lengths
+            pieces["offset"][rows] = offset + np.cumsum(lengths) - lengths
+            pieces["counts"][rows] = block.counts
+            kind = _wider(kind, block.kind)
+            file.write(block.chunks.data.data)
+            masked.write(block.masked.tobytes())
+            row, offset = rows.stop, offset + len(block.chunks.data)
+            progress.advance(len(lengths))
+        # Unlike encoded frames, masked pixels have no checksum that would miss them.
+        masked.flush()
+        os.fsync(masked.fileno())
+    progress.finish()
+    return Spooled(kind, records, pieces)
 
-    def __init__(self, path: Path, frame_size: int) -> None:
-        self._path = path
-        self._file: BinaryIO = path.open("wb")
-        self._n_frames = 0
-        self.dtype: np.dtype[Any] = np.dtype(np.uint16)
 
-    @classmethod
-    def create(cls, folder: Path, frame_size: int) -> Spool:
-        """Return a new spool in `folder`; an older one there is replaced."""
-        return cls(folder / "frames.bin", frame_size)
+def _encoded_blocks(
+    scan: Scan, n_block: int, n_workers: int, *, mask: bool
+) -> Generator[_EncodedBlock]:
+    """Yield the encoded blocks in order, `n_workers` of them being worked on at once."""
+    kind = Kind.least(scan)
+    encode = functools.partial(
+        _encode_block, quantity=scan.quantity, what=scan.frames_origin, mask=mask
+    )
+    pending: deque[Future[_EncodedBlock]] = deque()
+    row = 0
+    with worker_threads(n_workers, "spool") as pool:
+        for frames in scan.frames.blocks(n_block):
+            pending.append(pool.submit(encode, frames, row, kind))
+            row += len(frames)
+            while pending and (len(pending) > n_workers or pending[0].done()):
+                block = pending.popleft().result()
+                kind = _wider(kind, block.kind)
+                yield block
+        while pending:
+            yield pending.popleft().result()
 
-    def __enter__(self) -> Spool:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+def _encode_block(
+    frames: NDArray[Any], first: int, kind: Kind, *, quantity: Quantity, what: str, mask: bool
+) -> _EncodedBlock:
+    numbers = np.arange(first, first + len(frames))
+    block = check_block(frames, numbers, quantity, what, mask=mask, counts=kind.counts)
+    kind = kind.with_block(block)
+    chunks = encode_frames(kind.stored(block), 1)
+    return _EncodedBlock(
+        kind,
+        0 if kind.counts is None else kind.counts.itemsize,
+        chunks,
+        frame_records(block, None),
+        masked_pixels(block, numbers),
+    )
 
-    def append(self, block: CheckedBlock) -> None:
-        """Add the frames of a block, as counts if that is still possible."""
-        wanted = self.dtype
-        if self.dtype.kind == "u" and block.counts is None:
-            wanted = block.amplitude.dtype
-        elif self.dtype == np.uint16 and block.max_count > np.iinfo(np.uint16).max:
-            wanted = np.dtype(np.uint32)
-        if wanted != self.dtype or (block.counts is None and self._n_frames == 0):
-            self._rewrite(wanted, as_counts=block.counts is not None)
-        frames = block.amplitude if self._holds_values else block.counts
-        assert frames is not None
-        self._file.write(np.ascontiguousarray(frames, self.dtype).data)
-        self._n_frames += len(frames)
 
-    _holds_values = False
-
-    def _rewrite(self, dtype: np.dtype[Any], *, as_counts: bool) -> None:
-        """Convert what is there; exact, since it is counts that the new dtype or its root holds."""
-        self._file.close()
-        old, narrow = self._path.with_suffix(".old"), self.dtype
-        os.replace(self._path, old)
-        self._file = self._path.open("wb")
-        self.dtype, self._holds_values = dtype, not as_counts
-        with old.open("rb") as source:
-            while raw := source.read(REWRITE_BYTES):
-                counts = np.frombuffer(raw, narrow)
-                values = counts if as_counts else amplitude_of(counts)
-                self._file.write(np.ascontiguousarray(values, dtype).data)
-        old.unlink()
+def _wider(one: Kind, other: Kind) -> Kind:
+    """Return the one that holds what both hold."""
+    if one.counts is None or other.counts is None:
+        return one if one.counts is None else other
+    return max(one, other, key=lambda kind: np.dtype(kind.dtype).itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,33 +171,71 @@ class SpoolReader:
     Attributes
     ----------
     path
-        File that a `Spool` wrote.
-    dtype
-        Its final dtype, ``np.dtype.str``.
+        File that `spool_frames` wrote.
     frame_size
         Width of a frame in pixels.
+    amplitude_dtype
+        Of frames that are no counts, ``np.dtype.str``.
     """
 
     path: str
-    dtype: str
     frame_size: int
+    amplitude_dtype: str
 
-    def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Return frames (m, N, N) in the order asked.
+    def read_chunks(self, pieces: NDArray[Any], kind: Kind, chunk_frames: int) -> EncodedChunks:
+        """Return frames as encoded chunks of what is stored.
+
+        Parameters
+        ----------
+        pieces : (m,) PIECE
+            The frames wanted, in stored order.
+        kind
+            What is stored.
+        chunk_frames
+            Frames in a chunk.
 
         Raises
         ------
-        SourceError
-            If the file is shorter than it was.
+        SourceChangedError
+            If the file no longer holds what was written.
         """
-        frames = np.empty((len(indices), self.frame_size, self.frame_size), self.dtype)
-        with open(self.path, "rb", buffering=0) as file:
-            for frame, index in zip(frames, np.asarray(indices).tolist(), strict=True):
-                file.seek(index * frame.nbytes)
-                view = frame.data.cast("B")
-                while view:
-                    got = file.readinto(view)
-                    if not got:
-                        raise SourceError(f"{self.path} ended at frame {index}; run ingest again")
-                    view = view[got:]
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                encoded = _read_pieces(file, pieces)
+            counts = 0 if kind.counts is None else kind.counts.itemsize
+            if chunk_frames == 1 and bool((pieces["counts"] == counts).all()):
+                checked_chunks(encoded)
+                return encoded
+            return encode_frames(self._decoded(encoded, pieces, kind), chunk_frames)
+        except (DamagedStoreError, EOFError) as error:
+            raise SourceChangedError(
+                f"{self.path} is not what was written ({error}); expected the frames that were "
+                "checked; run the same command again"
+            ) from error
+
+    def _decoded(self, encoded: EncodedChunks, pieces: NDArray[Any], kind: Kind) -> NDArray[Any]:
+        frames = np.empty((len(pieces), self.frame_size, self.frame_size), kind.dtype)
+        ends = np.cumsum(encoded.lengths)
+        for row, (length, end) in enumerate(zip(encoded.lengths, ends, strict=True)):
+            counts = int(pieces["counts"][row])
+            dtype = np.dtype(f"u{counts}" if counts else self.amplitude_dtype)
+            chunk = EncodedChunks(encoded.data[end - length : end], encoded.lengths[row : row + 1])
+            frame = decode_frames(chunk, (1, *frames.shape[1:]), dtype)
+            frames[row] = amplitude_of(frame)[0] if counts and kind.counts is None else frame[0]
         return frames
+
+
+def _read_pieces(file: BinaryIO, pieces: NDArray[Any]) -> EncodedChunks:
+    lengths = pieces["length"].astype(np.int64)
+    data = np.empty(int(lengths.sum()), np.uint8)
+    view, place = data.data, 0
+    for offset, length in zip(pieces["offset"].tolist(), lengths.tolist(), strict=True):
+        file.seek(offset)
+        part = view[place : place + length]
+        while part:
+            got = file.readinto(part)  # type: ignore[attr-defined]
+            if not got:
+                raise EOFError(f"it ends {len(part)} bytes too early")
+            part = part[got:]
+        place += length
+    return EncodedChunks(data, lengths)

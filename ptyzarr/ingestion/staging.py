@@ -3,8 +3,9 @@
 scan.zarr.staging/
   lock            who writes here; see `ptyzarr.ingestion.lock`
   plan.json       written when the plan pass is complete; `plan/*.npy` beside it
-  spool/          frames of a source that can only be read front to back
-  journal/7.json  shard 7 is in place, with its size and digest
+  spool/          frames of a source that can only be read front to back; masked pixels
+  records/7.bin   what is known about each frame of shard 7
+  journal/7.json  shard 7 and its records are in place, with their sizes and checksums
   scratch/        files that are being written
   store/          the store that will be published
   replaced-*      a store that is being overwritten
@@ -23,11 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from ptyzarr.errors import ConfigError, PtyzarrError, ScanExistsError, StorageError
-from ptyzarr.store import ROOT_KEY, file_digest, shard_key, sync_file
+from ptyzarr.store import ROOT_KEY, file_checksum, shard_key, sync_file
+
+FileChecksum = tuple[int, str]
+"""Size in bytes and XXH3 as `ptyzarr.store.file_checksum` gives them."""
 
 _REPLACED = "replaced-"
 _RESUMABLE = "nothing was published; remove the cause and run the same command to resume"
-_OURS = ("plan.json", "plan", "spool", "journal", "scratch", "store")
+_OURS = ("plan.json", "plan", "spool", "records", "journal", "scratch", "store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,15 @@ class Staging:
         """Arrays of the plan."""
         return self.root / "plan"
 
+    @property
+    def masked(self) -> Path:
+        """The masked pixels in acquisition order."""
+        return self.spool / "masked.bin"
+
+    def records(self, shard: int) -> Path:
+        """Return what is known about each frame of a shard."""
+        return self.root / "records" / f"{shard}.bin"
+
     def journal(self, shard: int) -> Path:
         """Return the record of a finished shard."""
         return self.root / "journal" / f"{shard}.json"
@@ -97,7 +110,7 @@ class Staging:
                 entry.unlink()
         for folder in (self.store, self.spool, self.plan_arrays):
             folder.mkdir(parents=True, exist_ok=True)
-        for name in ("journal", "scratch"):
+        for name in ("records", "journal", "scratch"):
             (self.root / name).mkdir(exist_ok=True)
 
     def discard(self) -> None:
@@ -132,32 +145,67 @@ class Staging:
         os.replace(scratch, path)
         sync_folder(path.parent)
 
-    def journalled(self, shard: int) -> tuple[int, str] | None:
-        """Return (size, sha256) of a shard that was written, or None."""
+    def journalled(self, shard: int, stamp: str) -> tuple[FileChecksum, FileChecksum] | None:
+        """Return size and checksum of a shard that was written and of its records, or None.
+
+        Parameters
+        ----------
+        shard
+            Number of the shard.
+        stamp
+            Of the plan; a shard of another one does not count.
+        """
         try:
             entry = json.loads(self.journal(shard).read_text())
-            return int(entry["size"]), str(entry["sha256"])
-        except (OSError, ValueError, KeyError, TypeError):
+            if entry["stamp"] != stamp:
+                return None
+            frames, records = entry["frames"], entry["records"]
+            return (int(frames[0]), str(frames[1])), (int(records[0]), str(records[1]))
+        except (OSError, ValueError, KeyError, TypeError, IndexError):
             return None
 
-    def finished(self, shard: int) -> bool:
-        """Return whether a shard is journalled and its file is the one that was journalled."""
-        recorded = self.journalled(shard)
-        try:
-            return recorded is not None and file_digest(self.store / shard_key(shard)) == recorded
-        except OSError:  # missing, or its blocks cannot be read: written again elsewhere
-            return False
+    def finished(self, shard: int, stamp: str) -> bool:
+        """Return whether a shard is journalled and its files are those that were journalled."""
+        entry = self.journalled(shard, stamp)
+        return entry is not None and entry == (
+            _checksum_or_none(self.store / shard_key(shard)),
+            _checksum_or_none(self.records(shard)),
+        )
 
-    def commit_shard(self, scratch: Path, shard: int) -> int:
-        """Move a written shard into place and journal it; return its size."""
-        sync_file(scratch)
-        size, digest = file_digest(scratch)
-        target = self.store / shard_key(shard)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(scratch, target)
-        sync_folder(target.parent)
-        self.write_json(self.journal(shard), {"shard": shard, "size": size, "sha256": digest})
-        return size
+    def has_records(self, shard: int, stamp: str) -> bool:
+        """Return whether the records of a journalled shard are those that were journalled."""
+        entry = self.journalled(shard, stamp)
+        return entry is not None and entry[1] == _checksum_or_none(self.records(shard))
+
+    def commit_shard(
+        self,
+        shard: int,
+        stamp: str,
+        frames: tuple[Path, FileChecksum],
+        records: tuple[Path, FileChecksum],
+    ) -> None:
+        """Move a written shard and its records into place and journal them.
+
+        Parameters
+        ----------
+        shard
+            Number of the shard.
+        stamp
+            Of the plan.
+        frames, records
+            Scratch files, and size and checksum of what was written to them. A resumed ingest and
+            publishing compare the files with that.
+        """
+        sync_file(frames[0])
+        for scratch, target in (
+            (frames[0], self.store / shard_key(shard)),
+            (records[0], self.records(shard)),
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(scratch, target)
+        sync_folder((self.store / shard_key(shard)).parent)
+        entry = {"shard": shard, "stamp": stamp, "frames": frames[1], "records": records[1]}
+        self.write_json(self.journal(shard), entry)
 
     def publish(self, destination: Path, root_document: bytes, *, overwrite: bool) -> None:
         """Write the root document last and rename the store to its destination.
@@ -184,6 +232,13 @@ class Staging:
         finally:
             self.restore(destination)  # nothing to do unless the rename failed
         sync_folder(destination.parent)
+
+
+def _checksum_or_none(path: Path) -> FileChecksum | None:
+    try:
+        return file_checksum(path)
+    except OSError:  # missing, or its blocks cannot be read: written again elsewhere
+        return None
 
 
 def _holds(destination: Path, root_document: bytes) -> bool:

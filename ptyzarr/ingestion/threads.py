@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+_STARTING_S: Final = 2.0  # within which a thread begins, however busy the machine
 
 
 @contextlib.contextmanager
@@ -26,8 +30,17 @@ def worker_threads(n_workers: int, name: str) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        # A pool does not know of a thread during whose start it was interrupted.
-        for thread in threading.enumerate():
-            if thread.name.startswith(prefix):
-                with contextlib.suppress(RuntimeError):  # it never began
-                    thread.join()
+        _join(prefix)
+
+
+def _join(prefix: str) -> None:
+    """Wait for threads that the pool does not know: it was interrupted while they started."""
+    deadline = time.monotonic() + _STARTING_S
+    while left := [t for t in threading.enumerate() if t.name.startswith(prefix)]:
+        for thread in left:
+            try:
+                thread.join()
+            except RuntimeError:  # it has not begun, and perhaps never will
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.001)

@@ -18,10 +18,10 @@ from ptyzarr.errors import (
     ShapeError,
     VerificationError,
 )
+from ptyzarr.ingestion.hashing import hash_frames
 from ptyzarr.ingestion.masks import MaskCursor
-from ptyzarr.ingestion.plan import frames_origin
 from ptyzarr.ingestion.runner import is_same_scan
-from ptyzarr.ingestion.values import check_block, hash_frames
+from ptyzarr.ingestion.values import check_block
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
 from ptyzarr.sources import node_names, open_source
@@ -213,12 +213,13 @@ def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Pro
 def _compare_frames(store: ScanStore, scan: Scan, progress: Progress) -> None:
     masks = MaskCursor(store)
     mask = f"{MASKED}/index" in store.nodes()
-    what = frames_origin(scan)
+    what = scan.frames_origin
     row = 0
     progress.start("source", store.n_frames, "frames")
     for frames in scan.frames.blocks(_block_frames(store)):
-        block = check_block(frames, row, scan.quantity, what, mask=mask, want_counts=False)
-        found = store.amplitude(np.arange(row, row + len(frames)))
+        numbers = np.arange(row, row + len(frames))
+        block = check_block(frames, numbers, scan.quantity, what, mask=mask, counts=None)
+        found = store.amplitude(numbers)
         for i, (one, other) in enumerate(zip(found, block.amplitude, strict=True)):
             if not _same_bits(one, other):
                 raise VerificationError(f"{store.path}: frame {row + i} differs from the source")

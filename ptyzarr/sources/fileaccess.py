@@ -8,12 +8,17 @@ import threading
 import weakref
 from typing import Any
 
+import numpy as np
+from isal import isal_zlib
+from numpy.typing import NDArray
+
 from ptyzarr.errors import (
     ScanNotFoundError,
     SourceChangedError,
     SourceError,
     StorageError,
 )
+from ptyzarr.sources.checksums import native_reads, read_summed
 
 
 class Descriptor:
@@ -125,6 +130,24 @@ class SourceFile:
         data = bytearray(length)
         self.read_into(offset, memoryview(data))
         return bytes(data)
+
+    def read_summed(
+        self, offsets: NDArray[np.int64], rows: NDArray[np.uint8], sums: NDArray[np.uint32]
+    ) -> None:
+        """Fill each row from its offset and `sums` with their CRC-32; raise as `read_into`.
+
+        Parameters
+        ----------
+        offsets : (m,) int64
+        rows : (m, row_nbytes) uint8, C order
+        sums : (m,) uint32
+        """
+        descriptor, native, done = self._descriptor(), native_reads(), 0
+        if native is not None:
+            done = read_summed(native.pread, native.crc32, descriptor.number, offsets, rows, sums)
+        for row in range(done, len(rows)):
+            descriptor.read_into(int(offsets[row]), rows[row].data)
+            sums[row] = isal_zlib.crc32(rows[row])
 
     def _descriptor(self) -> Descriptor:
         # After a fork the parent's lock may be held for ever and its file position is shared.

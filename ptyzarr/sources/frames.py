@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -156,18 +155,54 @@ class StackedFrames:
         StorageError
             If the file system refuses a read.
         """
+        frames, _ = self.read_summed(indices)
+        return frames
+
+    def read_summed(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+        """Return frames in the order asked, and the CRC-32 of the bytes that each has in the file.
+
+        Parameters
+        ----------
+        indices : (m,) int64
+
+        Returns
+        -------
+        frames : (m, N, N), native dtype
+        sums : (m,) uint32
+
+        Raises
+        ------
+        SourceError, StorageError
+            As `read` does.
+        """
         wanted = np.asarray(indices, dtype=np.int64)
         self._check(wanted)
         layout = self.layout
         out = np.empty((len(wanted), layout.frame_size, layout.frame_size), layout.dtype)
-        memory = as_bytes(out)
-        breaks = np.flatnonzero(np.diff(wanted) != 1) + 1
-        starts = layout.offset + (wanted + self.span.start) * layout.frame_nbytes
-        for first, stop in itertools.pairwise((0, *breaks.tolist(), len(wanted))):
-            run = memory[first * layout.frame_nbytes : stop * layout.frame_nbytes]
-            if run:
-                self.member.read_into(int(starts[first]), run)
-        return self._oriented(out)
+        rows = out.reshape(-1).view(np.uint8).reshape(len(wanted), layout.frame_nbytes)
+        sums = np.empty(len(wanted), np.uint32)
+        offsets = layout.offset + (wanted + self.span.start) * layout.frame_nbytes
+        self.member.read_summed(offsets, rows, sums)
+        return self._oriented(out), sums
+
+    def check_sums(self, sums: NDArray[np.uint32]) -> None:
+        """Compare the checksum of the whole member with those of all frames.
+
+        Parameters
+        ----------
+        sums : (n_frames,) uint32
+            CRC-32 of each frame's bytes in acquisition order, as `read_summed` gave them.
+
+        Raises
+        ------
+        SourceError
+            If the member is not what its checksum says.
+        StorageError
+            If the file system refuses a read.
+        """
+        layout = self.layout
+        start = layout.offset + self.span.start * layout.frame_nbytes
+        self.member.check_sums(start, sums, layout.frame_nbytes)
 
     def blocks(self, max_frames: int) -> Iterator[NDArray[Any]]:
         """Yield all frames front to back, checksum of the whole member verified after the last.
@@ -256,6 +291,14 @@ class InterleavedFrames:
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Refuse with a `SourceError`: a frame is spread over the whole member."""
+        raise _front_to_back(self.member)
+
+    def read_summed(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
+        """Refuse as `read` does."""
+        raise _front_to_back(self.member)
+
+    def check_sums(self, sums: NDArray[np.uint32]) -> None:
+        """Refuse as `read` does; `blocks` compares the checksum."""
         raise _front_to_back(self.member)
 
     def blocks(self, max_frames: int) -> Iterator[NDArray[Any]]:

@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import IO, Protocol
 
+import numpy as np
 from isal import igzip_lib, isal_zlib
+from numpy.typing import NDArray
 
 from ptyzarr.errors import PtyzarrError, SourceError, StorageError
+from ptyzarr.sources.checksums import append_crc32
 from ptyzarr.sources.fileaccess import Descriptor, SourceFile
 from ptyzarr.sources.zipdir import Entry
 
@@ -68,6 +71,44 @@ class MemberBytes:
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset` of a stored member; raise as `SourceFile.read_into`."""
         self.file.read_into(self.entry.offset + offset, buffer)
+
+    def read_summed(
+        self, offsets: NDArray[np.int64], rows: NDArray[np.uint8], sums: NDArray[np.uint32]
+    ) -> None:
+        """Fill rows from offsets in a stored member, and `sums`; see `SourceFile.read_summed`."""
+        self.file.read_summed(self.entry.offset + offsets, rows, sums)
+
+    def check_sums(self, start: int, sums: NDArray[np.uint32], nbytes: int) -> None:
+        """Compare the checksum of a stored member with those of equal pieces that were read.
+
+        Parameters
+        ----------
+        start
+            Offset of the first piece in the member; what lies before and behind is read here.
+        sums : (m,) uint32
+            CRC-32 of each piece in file order.
+        nbytes
+            Size of a piece.
+
+        Raises
+        ------
+        SourceError
+            If the checksum is another.
+        StorageError
+            If the file system refuses a read.
+        """
+        crc = append_crc32(self._extend_crc32(0, range(start)), sums, nbytes)
+        crc = self._extend_crc32(crc, range(start + len(sums) * nbytes, self.entry.size))
+        if crc != self.entry.crc32:
+            raise _damage(self, f"CRC-32 {crc:08x}", f"{self.entry.crc32:08x}")
+
+    def _extend_crc32(self, crc: int, span: range) -> int:
+        piece = bytearray(min(_PIECE, len(span)))
+        for start in span[::_PIECE]:
+            view = memoryview(piece)[: span.stop - start]
+            self.read_into(start, view)
+            crc = isal_zlib.crc32(view, crc)
+        return crc
 
     @contextlib.contextmanager
     def random_access(self, spool_dir: str | None) -> Iterator[RandomBytes]:

@@ -24,7 +24,15 @@ from ptyzarr.store.schema import (
     start_array_digest,
     store_digest,
 )
-from ptyzarr.store.shards import FrameFormat, shard_key, write_shard
+from ptyzarr.store.shards import FrameFormat, shard_key
+from ptyzarr.store.shardwriter import (
+    EncodedChunks,
+    checked_chunks,
+    decode_frames,
+    encode_frames,
+    file_checksum,
+    write_shard,
+)
 from ptyzarr.store.writer import StoreWriter, sync_file
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "MAX_COUNT",
     "ROOT_KEY",
     "SCHEMA_VERSION",
+    "EncodedChunks",
     "FrameFormat",
     "ScanStore",
     "StoreWriter",
@@ -41,6 +50,10 @@ __all__ = [
     "array_digest",
     "check_digests",
     "check_sizes",
+    "checked_chunks",
+    "decode_frames",
+    "encode_frames",
+    "file_checksum",
     "file_digest",
     "frames_digest",
     "list_keys",

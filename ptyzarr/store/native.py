@@ -32,15 +32,23 @@ _CRC32C = ctypes.CFUNCTYPE(ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t)
 _DECOMPRESS = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
 )
+# Level, shuffle, type size, bytes, source, target, room, compressor's name, block size, threads.
+_COMPRESS = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    *(ctypes.c_int, ctypes.c_int, ctypes.c_size_t, ctypes.c_size_t),
+    *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
+    *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class NativeFunctions:
-    """``pread``, ``crc32c_value`` and ``blosc_decompress_ctx`` as C function pointers."""
+    """``pread``, ``crc32c_value``, ``blosc_{de,}compress_ctx`` as C function pointers."""
 
     pread: Any
     crc32c: Any
     decompress: Any
+    compress: Any
 
 
 @functools.cache
@@ -54,6 +62,7 @@ def native_functions() -> NativeFunctions | None:
             pread=_PREAD(("pread64", libc)),
             crc32c=_CRC32C(("crc32c_value", crc32c)),
             decompress=_DECOMPRESS(("blosc_decompress_ctx", blosc)),
+            compress=_COMPRESS(("blosc_compress_ctx", blosc)),
         )
     except (ImportError, AttributeError, OSError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""Shard files of the frames: writing one, and reading chunks out of many directly.
+"""Shard files of the frames: how they are laid out, and reading chunks out of many directly.
 
 A shard is what zarr v3's ``sharding_indexed`` codec describes: encoded chunks one after another,
 then an index of (offset, length) pairs and its CRC-32C. Each chunk is c-blosc followed by its own
@@ -11,14 +11,13 @@ import os
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import google_crc32c
 import numpy as np
-from numcodecs import Blosc
 from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError, StorageError
@@ -88,42 +87,6 @@ class FrameFormat:
 def shard_key(shard: int) -> str:
     """Return the store key of a shard of the frames."""
     return f"diffraction/c/{shard}/0/0"
-
-
-def frame_codec() -> Blosc:
-    """Return the codec of the frames: LZ4 behind a byte shuffle (docs/decisions/0003)."""
-    return Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE, blocksize=0)
-
-
-def write_shard(file: BinaryIO, layout: FrameFormat, blocks: Iterable[NDArray[Any]]) -> None:
-    """Write one shard from its frames in stored order.
-
-    Parameters
-    ----------
-    file
-        Open for writing, at its beginning.
-    blocks
-        Frames (m, N, N) of `layout.dtype`; m is a multiple of the chunk except in the last block.
-    """
-    codec = frame_codec()
-    index = np.full((layout.shard_chunks, 2), ABSENT, dtype="<u8")
-    chunk, offset = 0, 0
-    for block in blocks:
-        for start in range(0, len(block), layout.chunk_frames):
-            frames = block[start : start + layout.chunk_frames]
-            if len(frames) < layout.chunk_frames:
-                padding = np.zeros((layout.chunk_frames - len(frames), *frames.shape[1:]))
-                frames = np.concatenate([frames, padding.astype(layout.dtype)])
-            encoded = codec.encode(np.ascontiguousarray(frames))
-            checksum = google_crc32c.value(bytes(encoded)).to_bytes(_CHECKSUM, "little")
-            file.write(encoded)
-            file.write(checksum)
-            index[chunk] = offset, len(encoded) + _CHECKSUM
-            offset += len(encoded) + _CHECKSUM
-            chunk += 1
-    raw = index.tobytes()
-    file.write(raw)
-    file.write(google_crc32c.value(raw).to_bytes(_CHECKSUM, "little"))
 
 
 class ChunkGeometry:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from ptyzarr.store.schema import (
     little_endian,
     start_array_digest,
 )
-from ptyzarr.store.shards import FrameFormat, frame_codec
+from ptyzarr.store.shards import FrameFormat
+from ptyzarr.store.shardwriter import frame_codec
 
 _CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
 
@@ -141,14 +143,24 @@ class StoreWriter:
             )
         self._contents[node] = state.hexdigest()
 
-    def finish(self, attributes: Mapping[str, Any]) -> bytes:
-        """Write the group documents, digest every file and return the root document's bytes."""
+    def finish(self, attributes: Mapping[str, Any], n_threads: int = 1) -> bytes:
+        """Write the group documents, digest every file and return the root document's bytes.
+
+        Parameters
+        ----------
+        attributes
+            Of the root, without its manifest.
+        n_threads
+            Files digested at once.
+        """
         for group in (EXTRA, MASKED):
             if (self._root / group).is_dir():
                 document = json.dumps({"zarr_format": 3, "node_type": "group", "attributes": {}})
                 (self._root / group / ROOT_KEY).write_text(document)
         keys = list(list_keys(self._root))
-        self._files = {key: file_digest(self._root / key) for key in keys}
+        with ThreadPoolExecutor(n_threads) as pool:
+            digests = pool.map(file_digest, [self._root / key for key in keys])
+            self._files = dict(zip(keys, digests, strict=True))
         metadata = {
             os.path.dirname(key): json.loads((self._root / key).read_bytes())
             for key in keys

@@ -33,7 +33,7 @@ def check_finished(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize(
     ("event", "number", "compressed"),
     [
-        pytest.param("before check_block", 1, False, id="plan pass"),
+        pytest.param("before check_block", 3, False, id="some blocks"),
         pytest.param("after check_block", 1, True, id="plan pass, spooling"),
         pytest.param("before write_json", 1, False, id="plan not saved"),
         pytest.param("after save", 1, True, id="plan saved"),
@@ -70,16 +70,16 @@ def test_resume_after_a_kill_repeats_neither_plan_nor_finished_shards(
     staged = tmp_path / "scan.zarr.staging/store/diffraction/c"
     inodes = {shard: (staged / f"{shard}/0/0").stat().st_ino for shard in finished}
     read: list[int] = []
-    read_frames = StackedFrames.read
+    read_frames = StackedFrames.read_summed
 
-    def note(self: StackedFrames, indices: np.ndarray) -> np.ndarray:
+    def note(self: StackedFrames, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         read.extend(indices.tolist())
         return read_frames(self, indices)
 
     def refuse(*_: object) -> None:
         raise AssertionError("the plan pass was repeated")
 
-    monkeypatch.setattr(StackedFrames, "read", note)
+    monkeypatch.setattr(StackedFrames, "read_summed", note)
     monkeypatch.setattr(StackedFrames, "blocks", refuse)
     store = ingest(source, tmp_path / "scan.zarr")
     expected = [i for s in set(range(5)) - finished for i in store.frame_index[8 * s : 8 * s + 8]]

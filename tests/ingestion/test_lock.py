@@ -226,7 +226,7 @@ def test_second_ingest_at_the_same_time_is_refused(tmp_path):
 
     second = Second()
     ingest(source, tmp_path / "scan.zarr", progress=second).close()
-    assert second.refused == 2
+    assert second.refused == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -1,4 +1,4 @@
-"""The plan: what it depends on, how it is saved, what fits in memory."""
+"""The plan: what it depends on and how it is saved."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from synthetic import make_npz
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import BudgetError
-from ptyzarr.ingestion.plan import Plan, block_frames, choose_workers, make_plan, plan_key
+from ptyzarr.ingestion.kinds import Kind
+from ptyzarr.ingestion.plan import Plan, make_plan, plan_key
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.progress import Silent
 from ptyzarr.sources import open_source
@@ -31,17 +31,28 @@ def planned(tmp_path, staging, **scan) -> Plan:
     return make_plan(open_source(source), DEFAULT, staging, 2, Silent())
 
 
-def test_saved_plan_is_loaded(tmp_path, staging):
-    plan = planned(tmp_path, staging)
+@pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
+def test_saved_plan_is_loaded(tmp_path, staging, compressed):
+    plan = planned(tmp_path, staging, compressed=compressed)
     loaded = Plan.load(staging, plan.key)
     assert loaded is not None
-    for name in ("order", "power", "hashes"):
-        assert np.array_equal(getattr(loaded, name), getattr(plan, name))
-    assert (loaded.format, loaded.quantity, loaded.sizes) == (
-        plan.format,
-        plan.quantity,
-        plan.sizes,
-    )
+    assert np.array_equal(loaded.order, plan.order)
+    for name in ("records", "pieces"):
+        one, other = getattr(loaded, name), getattr(plan, name)
+        assert (one is None) == (other is None) == (not compressed)
+        assert one is None or np.array_equal(one, other)
+    assert (loaded.format, loaded.kind, loaded.sizes) == (plan.format, plan.kind, plan.sizes)
+    assert loaded.stamp == plan.stamp
+
+
+def test_plan_for_another_kind_has_its_sizes_and_another_stamp(tmp_path, staging):
+    plan = planned(tmp_path, staging, N=64, n_frames=4, probeGuess=np.ones((64, 64)))
+    wider = plan.with_kind(Kind("counts", "<u4"))
+    assert plan.amplitude_dtype == wider.amplitude_dtype == np.float32
+    assert wider.format.dtype == np.uint32
+    assert wider.sizes.chunk_frames < plan.sizes.chunk_frames
+    assert wider.stamp != plan.stamp
+    assert np.array_equal(wider.order, plan.order)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +62,9 @@ def test_saved_plan_is_loaded(tmp_path, staging):
         pytest.param(lambda s: s.plan.write_text("{"), id="document cut off"),
         pytest.param(lambda s: s.plan.write_text("[]"), id="another document"),
         pytest.param(lambda s: os.truncate(s.plan_arrays / "order.npy", 200), id="array cut off"),
-        pytest.param(lambda s: (s.plan_arrays / "power.npy").unlink(), id="array missing"),
+        pytest.param(lambda s: (s.plan_arrays / "records.npy").unlink(), id="array missing"),
         pytest.param(lambda s: os.truncate(s.spool / "frames.bin", 9), id="spool cut off"),
-        pytest.param(lambda s: (s.spool / "masked_index.bin").unlink(), id="masks missing"),
+        pytest.param(lambda s: (s.spool / "masked.bin").unlink(), id="masks missing"),
     ],
 )
 def test_damaged_plan_is_not_loaded(tmp_path, staging, damage):
@@ -96,43 +107,3 @@ def test_key_changes_with_what_changes_the_store(tmp_path, scan, config):
 def test_key_does_not_depend_on_how_the_work_is_done(tmp_path, config):
     scan = open_source(make_npz(tmp_path / "one.npz"))
     assert plan_key(scan, config) == plan_key(scan, DEFAULT)
-
-
-def test_more_memory_and_fewer_workers_give_larger_blocks(tmp_path):
-    scan = open_source(make_npz(tmp_path / "scan.npz", N=64, n_frames=4))
-    small, middle, large = (
-        block_frames(scan, IngestConfig(memory=memory), 4)
-        for memory in ("130MiB", "200MiB", "1GiB")
-    )
-    assert 1 <= small < middle <= large
-    assert block_frames(scan, IngestConfig(memory="130MiB"), 1) > small
-
-
-def test_least_memory_that_is_named_is_enough(tmp_path):
-    scan = open_source(make_npz(tmp_path / "scan.npz"))
-    for n_workers in (1, 7):
-        with pytest.raises(BudgetError, match="raise --memory or lower --n-workers") as caught:
-            block_frames(scan, IngestConfig(memory=1), n_workers)
-        least = str(caught.value).split("at least ")[1].split(";")[0]
-        assert block_frames(scan, IngestConfig(memory=least), n_workers) >= 1
-
-
-@pytest.mark.parametrize(
-    ("memory", "cores", "expected"),
-    [
-        pytest.param("1GiB", 3, 3, id="all cores"),
-        pytest.param("1GiB", 100_000, None, id="as memory allows"),
-        pytest.param("1MiB", 8, 1, id="one at least"),
-    ],
-)
-def test_workers_are_as_many_as_cores_and_memory_allow(
-    tmp_path, monkeypatch, memory, cores, expected
-):
-    scan = open_source(make_npz(tmp_path / "scan.npz", N=64, n_frames=4))
-    monkeypatch.setattr("ptyzarr.ingestion.plan.available_cores", lambda: cores)
-    config = IngestConfig(memory=memory)
-    found = choose_workers(scan, config)
-    assert found == expected or (expected is None and 1000 < found < cores)
-    assert choose_workers(scan, IngestConfig(memory=memory, n_workers=7)) == 7
-    if memory != "1MiB":
-        assert block_frames(scan, config, found) >= 1

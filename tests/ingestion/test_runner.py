@@ -67,7 +67,7 @@ class Recorder:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
     """Count passes over the frames, frames read at random, and dask tasks."""
     seen = {"passes": 0, "frames_in_passes": 0, "frames_read": 0, "tasks": 0}
-    blocks, read = StackedFrames.blocks, StackedFrames.read
+    blocks, read = StackedFrames.blocks, StackedFrames.read_summed
 
     def count_blocks(self: Any, max_frames: int) -> Iterator[Any]:
         seen["passes"] += 1
@@ -84,7 +84,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 
     with monkeypatch.context() as patch, dask.callbacks.Callback(pretask=count_task):
         patch.setattr(StackedFrames, "blocks", count_blocks)
-        patch.setattr(StackedFrames, "read", count_read)
+        patch.setattr(StackedFrames, "read_summed", count_read)
         yield seen
 
 
@@ -110,12 +110,15 @@ def test_stored_scan_is_the_source_bit_for_bit(make_scan_store, set_sizes):
     assert np.array_equal(store.frame_power, frame_power(arrays["diff3d"]))
 
 
-def test_one_pass_over_the_frames_then_one_task_for_each_shard(tmp_path, set_sizes, monkeypatch):
+def test_each_frame_is_read_once_beside_a_sample_in_one_task_for_each_shard(
+    tmp_path, set_sizes, monkeypatch
+):
     set_sizes(4, 8)
+    monkeypatch.setattr("ptyzarr.ingestion.kinds.SAMPLE_FRAMES", 5)
     source = make_npz(tmp_path / "scan.npz", n_frames=41)
     with counted(monkeypatch) as seen:
         store = ingest(source, tmp_path / "scan.zarr")
-    assert seen == {"passes": 1, "frames_in_passes": 41, "frames_read": 41, "tasks": 6}
+    assert seen == {"passes": 0, "frames_in_passes": 0, "frames_read": 5 + 41, "tasks": 6}
     assert len([key for key in store.files if key.startswith("diffraction/c/")]) == 6
     store.close()
 
@@ -347,15 +350,19 @@ def small_blocks(monkeypatch):
         pytest.param({12: 300.0, 30: 0.3}, "float32", id="large, then none"),
         pytest.param({0: 0.3, 30: 300.0}, "float32", id="none, then large"),
         pytest.param({39: 0.3}, "float32", id="no count in the last frame"),
+        pytest.param({3: 20.0, 17: 300.0, 31: 0.3}, "float32", id="three times another"),
         pytest.param({5: np.nan, 30: np.inf, 39: np.nan}, "uint8", id="masked"),
         pytest.param({5: np.nan, 30: 0.3, 39: np.nan}, "float32", id="masked, no count"),
     ],
 )
 @pytest.mark.parametrize("n_workers", [1, 3])
+@pytest.mark.parametrize("chunk_frames", [1, 2])
 def test_later_blocks_may_change_what_is_stored(
-    tmp_path, set_sizes, small_blocks, compressed, pixels, dtype, n_workers
-):
-    set_sizes(2, 8)
+    tmp_path, set_sizes, small_blocks, monkeypatch, compressed, pixels, dtype, n_workers,
+    chunk_frames,
+):  # fmt: skip
+    monkeypatch.setattr("ptyzarr.ingestion.kinds.SAMPLE_FRAMES", 2)
+    set_sizes(chunk_frames, 8)
     frames = make_arrays()["diff3d"]
     for frame, value in pixels.items():
         frames[frame, 7, 8] = value
@@ -605,12 +612,19 @@ def test_progress_adds_up(tmp_path, set_sizes, compressed):
     source = make_npz(tmp_path / "scan.npz", compressed=compressed)
     progress = Recorder()
     ingest(source, tmp_path / "scan.zarr", progress=progress).close()
-    assert progress.totals == progress.done == {"checking": 40, "writing": 40}
-    assert progress.finished == ["checking", "writing"]
+    stages = ["checking", "writing"] if compressed else ["writing"]
+    assert progress.totals == progress.done == dict.fromkeys(stages, 40)
+    assert progress.finished == stages
 
 
-@pytest.mark.parametrize("stage", ["checking", "writing"])
-@pytest.mark.parametrize("compressed", [False, True], ids=["stored", "deflated"])
+STAGES = [
+    pytest.param("writing", False, id="stored"),
+    pytest.param("checking", True, id="deflated, checking"),
+    pytest.param("writing", True, id="deflated, writing"),
+]
+
+
+@pytest.mark.parametrize(("stage", "compressed"), STAGES)
 def test_interrupted_ingest_resumes(
     tmp_path, set_sizes, monkeypatch, small_blocks, stage, compressed
 ):
@@ -662,6 +676,71 @@ def test_signal_while_shards_are_written_is_an_interrupt(tmp_path, set_sizes, mo
     store.close()
 
 
+def test_resume_does_not_trust_a_guess_that_was_given_up(tmp_path, set_sizes, monkeypatch):
+    """Shards of the first guess are gone; those of the second are kept."""
+    monkeypatch.setattr("ptyzarr.ingestion.kinds.SAMPLE_FRAMES", 2)
+    set_sizes(2, 8)
+    frames = make_arrays()["diff3d"]
+    frames[20, 3, 3] = 300.0
+    source = make_npz(tmp_path / "scan.npz", diff3d=frames)
+
+    def interrupt(stage: str) -> None:
+        plan = (tmp_path / "scan.zarr.staging/plan.json").read_text()
+        if "u4" in plan and stopping.done["writing"] >= 16:
+            raise KeyboardInterrupt
+
+    stopping = Recorder(interrupt)
+    with pytest.raises(InterruptedIngestError):
+        ingest(source, tmp_path / "scan.zarr", IngestConfig(n_workers=1), progress=stopping)
+    with counted(monkeypatch) as seen:
+        store = ingest(source, tmp_path / "scan.zarr")
+    assert seen["frames_read"] <= 24
+    assert store.array("diffraction").dtype == np.uint32
+    assert store.amplitude(np.arange(40)).tobytes() == frames.tobytes()
+    store.close()
+
+
+@pytest.mark.parametrize("name", ["records/0.bin", "records/3.bin"])
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+def test_records_that_are_damaged_before_a_resume_are_made_again(tmp_path, set_sizes, name, damage):
+    set_sizes(2, 8)
+    source = make_npz(tmp_path / "scan.npz")
+    staging = tmp_path / "scan.zarr.staging"
+
+    def interrupt(stage: str) -> None:
+        if (staging / name).exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedIngestError):
+        ingest(
+            source, tmp_path / "scan.zarr", IngestConfig(n_workers=1), progress=Recorder(interrupt)
+        )
+    if damage == "gone":
+        (staging / name).unlink()
+    else:
+        os.truncate(staging / name, 30)
+    store = ingest(source, tmp_path / "scan.zarr")
+    assert np.array_equal(store.frame_power, frame_power(make_arrays()["diff3d"]))
+    store.close()
+
+
+def test_records_that_are_damaged_after_writing_are_made_again(tmp_path, set_sizes):
+    set_sizes(2, 8)
+    source = make_npz(tmp_path / "scan.npz")
+    damaged = []
+
+    def damage(stage: str) -> None:
+        path = tmp_path / "scan.zarr.staging/records/0.bin"
+        if path.exists() and not damaged:
+            damaged.append(path)
+            os.truncate(path, 30)
+
+    store = ingest(source, tmp_path / "scan.zarr", progress=Recorder(damage))
+    assert damaged
+    assert np.array_equal(store.frame_power, frame_power(make_arrays()["diff3d"]))
+    store.close()
+
+
 def test_resume_with_another_source_starts_afresh(tmp_path, set_sizes):
     set_sizes(2, 8)
     one = make_npz(tmp_path / "one.npz", seed=1)
@@ -694,7 +773,7 @@ def test_resume_with_a_deflated_copy_of_a_stored_source(tmp_path, set_sizes):
     store.close()
 
 
-@pytest.mark.parametrize("name", ["frames.bin", "masked_index.bin"])
+@pytest.mark.parametrize("name", ["frames.bin", "masked.bin"])
 def test_lost_temporary_file_starts_the_plan_again(tmp_path, set_sizes, name):
     set_sizes(2, 8)
     frames = make_arrays()["diff3d"]
@@ -716,11 +795,11 @@ def test_lost_temporary_file_starts_the_plan_again(tmp_path, set_sizes, name):
     store.close()
 
 
-@pytest.mark.parametrize("stage", ["checking", "writing"])
-def test_source_that_changes_during_ingest_is_refused(tmp_path, set_sizes, monkeypatch, stage):
+@pytest.mark.parametrize(("stage", "compressed"), STAGES)
+def test_source_that_changes_during_ingest_is_refused(tmp_path, set_sizes, stage, compressed):
     set_sizes(2, 8)
-    source = make_npz(tmp_path / "scan.npz")
-    changed = make_npz(tmp_path / "changed.npz", seed=9)
+    source = make_npz(tmp_path / "scan.npz", compressed=compressed)
+    changed = make_npz(tmp_path / "changed.npz", seed=9, compressed=compressed)
 
     def change(current: str) -> None:
         if current == stage:

@@ -1,73 +1,113 @@
-"""The spool holds counts while it can, and is rewritten when it cannot."""
+"""Spooled frames come back as what is stored, whatever seemed to be stored when they came."""
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
+from synthetic import make_arrays, make_npz
 
-from ptyzarr.errors import SourceError
-from ptyzarr.ingestion.spool import Spool, SpoolReader
-from ptyzarr.ingestion.values import CheckedBlock, amplitude_of, check_block
-
-
-def counted(largest: int, seed: int = 0) -> CheckedBlock:
-    counts = np.random.default_rng(seed).integers(0, largest + 1, (3, 4, 4))
-    counts[1, 2, 3] = largest
-    return checked(amplitude_of(counts.astype(np.uint32)))
-
-
-def checked(frames: np.ndarray, quantity: str = "amplitude") -> CheckedBlock:
-    return check_block(frames, 0, quantity, "x", mask=False, want_counts=True)
+from ptyzarr.errors import SourceChangedError, SourceError
+from ptyzarr.ingestion.kinds import Kind
+from ptyzarr.ingestion.spool import SpoolReader, spool_frames
+from ptyzarr.ingestion.values import amplitude_of
+from ptyzarr.progress import Silent
+from ptyzarr.scan import frame_power
+from ptyzarr.sources import open_source
+from ptyzarr.store import decode_frames
 
 
-def uncounted(dtype: str = "f4", seed: int = 0) -> CheckedBlock:
-    return checked(np.random.default_rng(seed).uniform(1, 99, (3, 4, 4)).astype(dtype))
+def spooled(tmp_path, frames, n_block=3, n_workers=1, mask=False, **options):
+    source = make_npz(tmp_path / "scan.npz", diff3d=frames, compressed=True)
+    scan = open_source(source, **options)
+    found = spool_frames(scan, tmp_path, n_block, n_workers, mask=mask, progress=Silent())
+    return found, SpoolReader(str(tmp_path / "frames.bin"), 16, frames.dtype.str)
 
 
+def amplitudes_with(pixels: dict[int, float]) -> np.ndarray:
+    frames = make_arrays()["diff3d"]
+    for frame, value in pixels.items():
+        frames[frame, 4, 5] = value
+    return frames
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 4])
+@pytest.mark.parametrize("n_workers", [1, 3])
 @pytest.mark.parametrize(
-    ("blocks", "dtype"),
+    ("pixels", "kind"),
     [
-        pytest.param([counted(9), counted(65535)], "uint16", id="16 bits"),
-        pytest.param([counted(9), counted(65536), counted(7)], "uint32", id="32 bits later"),
-        pytest.param([counted(65536), counted(9)], "uint32", id="32 bits at once"),
-        pytest.param([counted(9), counted(9, 1), uncounted()], "float32", id="no counts later"),
-        pytest.param([counted(9), counted(65536), uncounted()], "float32", id="both promotions"),
-        pytest.param([uncounted(), counted(9)], "float32", id="no counts at once"),
-        pytest.param([uncounted("f8"), uncounted("f8")], "float64", id="float64"),
-        pytest.param([uncounted("u2"), uncounted("u2", 1)], "uint16", id="uint16 amplitudes"),
-        pytest.param([uncounted("u4"), uncounted("u4", 1)], "uint32", id="uint32 amplitudes"),
-        pytest.param([uncounted("i8")], "int64", id="int64 amplitudes"),
+        pytest.param({}, Kind("counts", "|u1"), id="8 bits"),
+        pytest.param({0: 255.0}, Kind("counts", "<u2"), id="16 bits at once"),
+        pytest.param({20: 255.0}, Kind("counts", "<u2"), id="16 bits later"),
+        pytest.param({9: 20.0, 30: 300.0}, Kind("counts", "<u4"), id="16 and 32 bits later"),
+        pytest.param({0: 0.3}, Kind("amplitude", "<f4"), id="no counts at once"),
+        pytest.param({30: 0.3}, Kind("amplitude", "<f4"), id="no counts later"),
+        pytest.param({9: 20.0, 39: 0.3}, Kind("amplitude", "<f4"), id="large, then none"),
     ],
 )
-def test_spooled_frames_are_exact_whatever_was_promoted(tmp_path, blocks, dtype):
-    with Spool.create(tmp_path, 4) as spool:
-        for block in blocks:
-            spool.append(block)
-    assert spool.dtype == dtype
-    amplitude = np.concatenate([block.amplitude for block in blocks])
-    reader = SpoolReader(str(tmp_path / "frames.bin"), spool.dtype.str, 4)
-    order = np.random.default_rng(0).permutation(len(amplitude))
-    found = reader.read(order)
-    holds_counts = all(block.counts is not None for block in blocks)
-    found = amplitude_of(found) if holds_counts else found
-    assert found.tobytes() == amplitude[order].tobytes()
-    assert [path.name for path in tmp_path.iterdir()] == ["frames.bin"]
+def test_spooled_frames_are_exact_whatever_came_later(
+    tmp_path, pixels, kind, n_workers, chunk_frames
+):
+    frames = amplitudes_with(pixels)
+    found, reader = spooled(tmp_path, frames, n_workers=n_workers)
+    assert found.kind == kind
+    assert found.records["power"].tolist() == frame_power(frames).tolist()
+    order = np.random.default_rng(0).permutation(40)
+    chunks = reader.read_chunks(found.pieces[order], kind, chunk_frames)
+    stored = decode_frames(chunks, frames.shape, np.dtype(kind.dtype))
+    amplitude = amplitude_of(stored) if kind.counts is not None else stored
+    assert amplitude.tobytes() == frames[order].tobytes()
+    assert len(chunks.lengths) == 40 // chunk_frames
 
 
-def test_long_spool_is_rewritten_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr("ptyzarr.ingestion.spool.REWRITE_BYTES", 10)
-    blocks = [counted(50, seed) for seed in range(5)] + [uncounted()]
-    with Spool.create(tmp_path, 4) as spool:
-        for block in blocks:
-            spool.append(block)
-    reader = SpoolReader(str(tmp_path / "frames.bin"), spool.dtype.str, 4)
-    expected = np.concatenate([block.amplitude for block in blocks])
-    assert reader.read(np.arange(18)).tobytes() == expected.tobytes()
+@pytest.mark.parametrize("dtype", ["f8", "f2", "u2", "i8", "?"])
+def test_amplitudes_of_other_dtypes_are_spooled_as_they_are(tmp_path, dtype):
+    frames = (make_arrays()["diff3d"] > 1).astype(dtype)
+    found, reader = spooled(tmp_path, frames)
+    assert found.kind == Kind("amplitude", frames.dtype.str)
+    chunks = reader.read_chunks(found.pieces, found.kind, 1)
+    assert decode_frames(chunks, frames.shape, frames.dtype).tobytes() == frames.tobytes()
 
 
-def test_spool_that_ends_early_is_an_error(tmp_path):
-    with Spool.create(tmp_path, 4) as spool:
-        spool.append(counted(9))
-    reader = SpoolReader(str(tmp_path / "frames.bin"), "<u2", 4)
-    with pytest.raises(SourceError, match="ended at frame 3"):
-        reader.read(np.array([3]))
+def test_declared_counts_are_spooled_in_the_least_dtype(tmp_path):
+    counts = np.full((40, 16, 16), 256, np.int64)
+    found, reader = spooled(tmp_path, counts, quantity="counts")
+    assert found.kind == Kind("counts", "<u2")
+    chunks = reader.read_chunks(found.pieces, found.kind, 2)
+    assert (decode_frames(chunks, counts.shape, np.dtype("u2")) == 256).all()
+
+
+def test_masked_pixels_are_kept_in_acquisition_order(tmp_path):
+    frames = amplitudes_with({2: np.nan, 20: np.inf, 21: -np.inf})
+    found, _ = spooled(tmp_path, frames, mask=True, n_workers=3)
+    assert np.flatnonzero(found.records["n_masked"]).tolist() == [2, 20, 21]
+    raw = np.fromfile(tmp_path / "masked.bin", [("index", "<i8"), ("value", "<f4")])
+    assert raw["index"].tolist() == [frame * 256 + 4 * 16 + 5 for frame in (2, 20, 21)]
+    assert raw["value"].tobytes() == frames[[2, 20, 21], 4, 5].tobytes()
+
+
+def test_refused_frame_is_named(tmp_path):
+    with pytest.raises(SourceError, match="frame 17 has the value nan"):
+        spooled(tmp_path, amplitudes_with({17: np.nan}), n_workers=2)
+
+
+def flip(path, place: int) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("chunk_frames", [1, 2])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda path: os.truncate(path, 100), id="cut off"),
+        pytest.param(lambda path: flip(path, 50), id="flipped bit"),
+    ],
+)
+def test_damaged_spool_is_noticed(tmp_path, damage, chunk_frames):
+    found, reader = spooled(tmp_path, make_arrays()["diff3d"])
+    damage(tmp_path / "frames.bin")
+    with pytest.raises(SourceChangedError, match=r"frames.bin is not what was written"):
+        reader.read_chunks(found.pieces, found.kind, chunk_frames)

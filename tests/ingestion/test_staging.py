@@ -11,6 +11,7 @@ import pytest
 
 from ptyzarr.errors import ConfigError, ScanNotFoundError, StorageError
 from ptyzarr.ingestion.staging import Staging, storage_errors, sync_folder
+from ptyzarr.store import file_checksum
 
 
 @pytest.fixture
@@ -22,10 +23,13 @@ def staging(tmp_path):
 
 
 def commit(staging: Staging, shard: int, data: bytes) -> Path:
-    scratch = staging.scratch()
-    scratch.write_bytes(data)
-    assert staging.commit_shard(scratch, shard) == len(data)
-    assert not scratch.exists()
+    files = []
+    for content in (data, data + b" known"):
+        path = staging.scratch()
+        path.write_bytes(content)
+        files.append((path, file_checksum(path)))
+    staging.commit_shard(shard, "plan", *files)
+    assert not any(path.exists() for path, _ in files)
     return staging.store / f"diffraction/c/{shard}/0/0"
 
 
@@ -38,8 +42,23 @@ def test_staging_is_beside_its_destination(tmp_path):
 def test_committed_shard_is_finished(staging):
     path = commit(staging, 3, b"frames")
     assert path.read_bytes() == b"frames"
-    assert staging.finished(3)
-    assert not staging.finished(2)
+    assert staging.records(3).read_bytes() == b"frames known"
+    assert staging.finished(3, "plan")
+    assert not staging.finished(2, "plan")
+
+
+def test_shard_of_another_plan_is_not_finished(staging):
+    commit(staging, 3, b"frames")
+    assert not staging.finished(3, "plan of another kind")
+    assert not staging.has_records(3, "plan of another kind")
+
+
+def test_shard_whose_records_are_damaged_is_not_finished(staging):
+    commit(staging, 3, b"frames")
+    assert staging.has_records(3, "plan")
+    os.truncate(staging.records(3), 2)
+    assert not staging.has_records(3, "plan")
+    assert not staging.finished(3, "plan")
 
 
 @pytest.mark.parametrize(
@@ -57,13 +76,13 @@ def test_committed_shard_is_finished(staging):
 def test_damaged_shard_is_not_finished(staging, damage):
     path = commit(staging, 0, b"frames")
     damage(path, staging.journal(0))
-    assert not staging.finished(0)
+    assert not staging.finished(0, "plan")
 
 
 def test_shard_may_be_committed_again(staging):
     commit(staging, 0, b"old")
     assert commit(staging, 0, b"new").read_bytes() == b"new"
-    assert staging.finished(0)
+    assert staging.finished(0, "plan")
 
 
 def test_document_is_old_or_new_never_half(staging, monkeypatch):
@@ -84,9 +103,9 @@ def test_prepared_folder_is_empty_but_for_the_lock(staging):
     (staging.root / "replaced-1").symlink_to("nowhere")
     staging.plan.write_text("{}")
     staging.prepare()
-    assert not staging.finished(0)
+    assert not staging.finished(0, "plan")
     assert sorted(os.listdir(staging.root)) == [
-        "journal", "lock", "plan", "scratch", "spool", "store",
+        "journal", "lock", "plan", "records", "scratch", "spool", "store",
     ]  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def test_first_differences_are_named_and_the_rest_counted(rich_store, tmp_path):
 def test_wrong_digest_is_found_though_all_files_agree(tmp_path, monkeypatch, change, match):
     finish = StoreWriter.finish
     monkeypatch.setattr(
-        StoreWriter, "finish", lambda self, attrs: finish(self, {**attrs, **change})
+        StoreWriter, "finish", lambda self, attrs, n: finish(self, {**attrs, **change}, n)
     )
     source = make_npz(tmp_path / "scan.npz")
     ingest(source, tmp_path / "scan.zarr").close()

@@ -97,16 +97,46 @@ def test_read_equals_fancy_indexing(path, indices):
     assert np.array_equal(open_source(path).frames.read(wanted), arrays["diff3d"][wanted])
 
 
-def test_adjacent_frames_are_one_read(path, monkeypatch):
-    scan = open_source(write_npz(path, make_arrays(n=12)))
-    calls = []
-    file = type(scan.frames.member.file)
-    original = file.read_into
-    monkeypatch.setattr(
-        file, "read_into", lambda self, *args: calls.append(args) or original(self, *args)
-    )
-    scan.frames.read(np.array([3, 4, 5, 9, 10, 2]))
-    assert len(calls) == 3
+@pytest.mark.parametrize("dtype", ["<f4", ">f8"])
+@pytest.mark.parametrize(
+    ("order", "n_positions"),
+    [
+        pytest.param("C", 12, id="frame after frame"),
+        pytest.param("C", 9, id="truncated"),
+        pytest.param("F", 12, id="transposed frames"),
+    ],
+)
+def test_checksums_of_frames_read_at_random_are_that_of_the_member(path, order, dtype, n_positions):
+    arrays = make_arrays(n=12)
+    arrays = {k: v[:n_positions] if k.startswith(("x", "y")) else v for k, v in arrays.items()}
+    axes = "nyx" if order == "C" else "yxn"
+    arrays["diff3d"] = _lay_out(arrays["diff3d"].astype(dtype), axes, order)
+    reader = open_source(write_npz(path, arrays), incomplete="truncate").frames
+    assert reader.has_random_access
+    order_read = np.random.default_rng(0).permutation(len(reader.span))
+    frames, sums = reader.read_summed(order_read)
+    assert np.array_equal(frames, reader.read(order_read))
+    in_file = np.empty_like(sums)
+    in_file[order_read] = sums
+    reader.check_sums(in_file)
+    in_file[[1, 2]] = in_file[[2, 1]]
+    with pytest.raises(SourceError, match=r"diff3d.npy' has CRC-32 \w{8}; expected \w{8}"):
+        reader.check_sums(in_file)
+
+
+def test_frames_without_random_access_have_no_checksums_of_their_own(path):
+    for axes, is_deflated in (("nyx", True), ("yxn", False)):
+        arrays = make_arrays()
+        arrays["diff3d"] = _lay_out(arrays["diff3d"], axes, "C")
+        reader = open_source(write_npz(path, arrays, is_deflated=is_deflated)).frames
+        for refused in (
+            lambda r=reader: r.read(np.arange(2)),
+            lambda r=reader: r.read_summed(np.arange(2)),
+        ):
+            with pytest.raises(SourceError, match="front to back"):
+                refused()
+    with pytest.raises(SourceError, match="front to back"):
+        reader.check_sums(np.zeros(7, np.uint32))
 
 
 def test_opening_reads_no_frames(path):

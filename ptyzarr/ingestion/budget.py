@@ -1,0 +1,65 @@
+"""How many threads work and how many frames they handle at once, within the memory budget."""
+
+from __future__ import annotations
+
+import math
+
+from ptyzarr.compiled import available_cores
+from ptyzarr.config import IngestConfig
+from ptyzarr.errors import BudgetError
+from ptyzarr.scan import Scan
+
+_BLOCK_BYTES = 2 * 1024**2  # what a core's cache keeps while a block is looked at several times
+_SPARE_BLOCKS = 2  # one being read, one being stored, beside those that workers check
+_FIXED_BYTES = 96 * 1024**2  # compiled kernels, codecs, thread stacks, file buffers
+_BYTES_PER_FRAME = 200  # positions, order, records, spooled pieces, their sorted copies
+
+
+def choose_workers(scan: Scan, config: IngestConfig) -> int:
+    """Return how many threads work: as many as asked for, or as cores and memory allow."""
+    if config.n_workers is not None:
+        return config.n_workers
+    fitting = (config.memory_bytes - _held_bytes(scan)) // _bytes_in_flight(scan) - _SPARE_BLOCKS
+    return max(1, min(available_cores(), fitting))
+
+
+def block_frames(scan: Scan, config: IngestConfig, n_workers: int) -> int:
+    """Return how many frames are handled at once within the budget.
+
+    Raises
+    ------
+    BudgetError
+        If not even one frame fits.
+    """
+    held = _held_bytes(scan)
+    for_one_frame = (n_workers + _SPARE_BLOCKS) * _bytes_in_flight(scan)
+    if config.memory_bytes < held + for_one_frame:
+        least = -(-(held + for_one_frame) // 1024**2)
+        raise BudgetError(
+            f"memory {config.memory!r} is too small for {scan.name} with {n_workers} workers; "
+            f"expected at least {least}MiB; raise --memory or lower --n-workers"
+        )
+    fitting = (config.memory_bytes - held) // for_one_frame
+    return max(1, min(_BLOCK_BYTES // _frame_bytes(scan), fitting))
+
+
+def _frame_bytes(scan: Scan) -> int:
+    return scan.frame_size**2 * max(scan.frames.dtype.itemsize, 4)
+
+
+def _bytes_in_flight(scan: Scan) -> int:
+    """Return what one frame in work takes.
+
+    Itself, its counts, their root or squares, room for its chunk; up to four encoded chunks
+    wait to be written in the meantime, no larger than it where nothing can be compressed.
+    """
+    return 8 * _frame_bytes(scan)
+
+
+def _held_bytes(scan: Scan) -> int:
+    """Return what is in memory whatever the size of a block."""
+    whole = (scan.probe_guess, scan.object_guess)
+    # Fortran order is turned in a second array; a row of another member is read at once.
+    arrays = 2 * sum(array.nbytes for array in whole if array is not None)
+    rows = (math.prod(m.shape[1:]) * m.dtype.itemsize for m in scan.extra.values())
+    return _FIXED_BYTES + _BYTES_PER_FRAME * scan.n_frames + arrays + 3 * max(rows, default=0)

@@ -1,0 +1,126 @@
+"""What is known about each frame beside its pixels, and how shards hand it over.
+
+While shards are written in stored order, each leaves a side file: its masked pixels, then one
+record a frame. When all are there, they are put into acquisition order.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from ptyzarr.ingestion.values import CheckedBlock
+
+FRAME_RECORD = np.dtype([("power", "<f8"), ("hash", "<u8"), ("crc32", "<u4"), ("n_masked", "<u4")])
+
+
+def mask_record(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of a masked pixel: its number in the whole stack and its original value."""
+    return np.dtype([("index", "<i8"), ("value", dtype)])
+
+
+def frame_records(block: CheckedBlock, sums: NDArray[np.uint32] | None) -> NDArray[Any]:
+    """Return the records of a block.
+
+    Parameters
+    ----------
+    block
+        The checked frames.
+    sums : (m,) uint32 or None
+        Checksum of each frame in the source, where they are read one by one.
+    """
+    records = np.zeros(len(block.power), FRAME_RECORD)
+    records["power"], records["hash"] = block.power, block.hashes
+    if sums is not None:
+        records["crc32"] = sums
+    frames = block.masked_index // block.amplitude[0].size
+    records["n_masked"] = np.bincount(frames, minlength=len(records))
+    return records
+
+
+def masked_pixels(block: CheckedBlock, numbers: NDArray[np.int64]) -> NDArray[Any]:
+    """Return the masked pixels of a block, frame after frame.
+
+    Parameters
+    ----------
+    block
+        The checked frames.
+    numbers : (m,) int64
+        Their acquisition indices.
+    """
+    n_pixels = block.amplitude[0].size
+    masked = np.empty(len(block.masked_index), mask_record(block.masked_value.dtype))
+    frame, pixel = np.divmod(block.masked_index, n_pixels)
+    masked["index"], masked["value"] = numbers[frame] * n_pixels + pixel, block.masked_value
+    return masked
+
+
+class SideFile:
+    """Writes the side file of a shard.
+
+    Parameters
+    ----------
+    file
+        Open for writing, at its beginning.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._state = xxhash.xxh3_128()
+        self._size = 0
+        self._records: list[NDArray[Any]] = []
+
+    def add(self, records: NDArray[Any], masked: NDArray[Any]) -> None:
+        """Add the next frames of the shard in stored order."""
+        self._records.append(records)
+        self._write(masked)
+
+    def finish(self) -> tuple[int, str]:
+        """Write the records; return size and checksum of the file."""
+        self._write(np.concatenate(self._records))
+        return self._size, self._state.hexdigest()
+
+    def _write(self, values: NDArray[Any]) -> None:
+        data = values.tobytes()
+        self._file.write(data)
+        self._state.update(data)
+        self._size += len(data)
+
+
+def read_records(path: Path, n_frames: int) -> NDArray[Any]:
+    """Return the records of a side file, (n_frames,) in stored order."""
+    with path.open("rb") as file:
+        file.seek(-n_frames * FRAME_RECORD.itemsize, 2)
+        return np.frombuffer(file.read(), FRAME_RECORD)
+
+
+def merge_masked(
+    sides: list[tuple[Path, NDArray[np.int64]]],
+    n_masked: NDArray[np.int64],
+    itemsize: int,
+    target: Path,
+) -> None:
+    """Write the masked pixels of all shards in acquisition order, a frame at a time.
+
+    Parameters
+    ----------
+    sides
+        Side file of each shard and the acquisition indices of its frames in stored order.
+    n_masked : (n,) int64
+        Masked pixels of each frame in acquisition order.
+    itemsize
+        Of one masked pixel's record.
+    target
+        The file to write.
+    """
+    starts = np.cumsum(n_masked) - n_masked
+    with target.open("wb") as out:
+        for path, numbers in sides:
+            with path.open("rb") as file:
+                for number in numbers[n_masked[numbers] > 0].tolist():
+                    out.seek(int(starts[number]) * itemsize)
+                    out.write(file.read(int(n_masked[number]) * itemsize))
