@@ -60,8 +60,16 @@ class StoreWriter:
         """Size and sha256 of every file, once `finish` has digested them."""
         return self._files
 
-    def create_frames(self, layout: FrameFormat, quantity: str) -> None:
-        """Write the metadata of the frames; their shards are written apart."""
+    def create_frames(self, layout: FrameFormat, quantity: str, limits: tuple[int, int]) -> None:
+        """Write the metadata of the frames; their shards are written apart.
+
+        Parameters
+        ----------
+        layout, quantity
+            How and as what they are stored.
+        limits
+            Most non-zero pixels and most integers above 255 of any frame.
+        """
         codec = frame_codec()
         size = layout.frame_size
         self._create(
@@ -77,7 +85,11 @@ class StoreWriter:
                 blocksize=0,
                 typesize=layout.dtype.itemsize,
             ),
-            attributes={"quantity": quantity},
+            attributes={
+                "quantity": quantity,
+                "max_nonzero": limits[0],
+                "max_wide": limits[1],
+            },
         )
 
     def write_array(
