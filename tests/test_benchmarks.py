@@ -93,12 +93,19 @@ def test_promises_are_compared_with_results(
         name="growth",
         title="Growth",
         columns=("scan", "groups/s", "peak MiB"),
-        rows=[["small", 100.0, 300], ["larger", 90.0, 500], ["largest", 88.0, peak]],
+        rows=[
+            ["small, first epoch", 90.0, 300],
+            ["small", 100.0, 300],
+            ["larger", 90.0, 500],
+            ["largest", 88.0, peak],
+        ],
     )
     tables.save_tables([growth], tmp_path / "growth.json")
     rows = {row[1]: row for row in script("claims").save(tmp_path).rows}
-    assert rows["groups/s of the largest over the next smaller"][3] == pytest.approx(88 / 90)
-    assert rows["groups/s of the largest over the smallest, first epoch"][4] == "no"
+    first = rows["groups/s of the largest over the smallest, first epoch"]
+    assert first[3] == pytest.approx(88 / 90)
+    assert first[4] == "yes"
+    assert rows["over the smallest, later epochs, which decode nothing"][4] == "no"
     assert rows["peak memory of the largest over the next smaller"][4] == kept
 
 
