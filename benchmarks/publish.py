@@ -90,7 +90,7 @@ def describe(results: Results) -> str:
     packages = [f"{name} {report.packages[name]}" for name in _PACKAGES if name in report.packages]
     return (
         f"{machine['cores']} cores of {machine['cpu']}, {format_size(machine['memory_bytes'])} of "
-        f"memory, no GPU, {machine['system']}, Python {machine['python']}, "
+        f"memory, {machine['system']}, Python {machine['python']}, "
         f"{', '.join(packages)}. Load {machine['load_1min']} at the beginning and "
         f"{machine['load_1min_at_end']} at the end of the epochs; files in the page cache as far "
         f"as it holds them.\n\nThe scan of the epochs has {facts['frames']:,} frames of "

@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> Table:
         ("groups not cached", ("--uncached",)),
         ("first on this machine: compiles, groups not cached", ("--uncached", "--compile")),
     ]
+    if options.no_first_run:
+        kinds.pop()
     rows = [measure(label, path, flags, options) for label, flags in kinds]
     table = Table(
         name="start",
@@ -171,6 +173,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--memory", default="512MiB")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-first-run", action="store_true", help="leave out the compiler")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--uncached", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--evict", action="store_true", help=argparse.SUPPRESS)

@@ -50,7 +50,7 @@ def format_cell(cell: Cell) -> str:
         return cell
     if isinstance(cell, int) or abs(cell) >= 100:
         return f"{cell:,.0f}"
-    return f"{cell:.3g}" if abs(cell) < 0.1 else f"{cell:.2f}"
+    return f"{cell:.3g}" if abs(cell) < 0.1 else f"{cell:.3f}" if cell < 2 else f"{cell:.2f}"
 
 
 def format_plain(table: Table) -> str:

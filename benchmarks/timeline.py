@@ -149,7 +149,9 @@ def draw(watched: dict[str, Watched], options: argparse.Namespace) -> None:
     if figure is None:
         return
     panels = figure.subplots(2, 1, sharex=True, sharey=True)
-    highest = max(nbytes for samples, _ in watched.values() for _, nbytes in samples)
+    highest = max(
+        nbytes - samples[0][1] for samples, _ in watched.values() for _, nbytes in samples
+    )
     for axes, (way, (samples, stages)) in zip(panels, watched.items(), strict=True):
         base = samples[0][1]
         end = stages[-1][2]
@@ -158,7 +160,7 @@ def draw(watched: dict[str, Watched], options: argparse.Namespace) -> None:
         axes.fill_between(times, added, color="C0" if way == "ours" else "0.7")
         axes.set_title(f"{LABELS[way]}" + (f", {options.memory}" if way == "ours" else ""),
                        loc="left", fontsize=10)  # fmt: skip
-        axes.set_ylim(0, 1.25 * (highest - base) / 2**20)
+        axes.set_ylim(0, 1.3 * highest / 2**20)
         for number, (stage, start, stop) in enumerate(stages):
             axes.axvline(start, color="0.4", linewidth=0.7)
             # Short stages stand side by side: their names take turns in height.
