@@ -16,10 +16,12 @@ from ptyzarr.bench.decoding import (
 from ptyzarr.bench.duplicated import make_blocks_trial, make_tensordict_trial
 from ptyzarr.bench.files import BLOCKS, DUPLICATED, HDF5, RAW, SINGLE
 from ptyzarr.bench.intake import (
+    DiskTrial,
     EncodeTrial,
     IngestTrial,
     LoadAndWriteTrial,
     LoadTrial,
+    NumcodecsTrial,
     ReadTrial,
     file_frames,
 )
@@ -228,8 +230,21 @@ _INGESTERS: Final = (
     Contender(
         key="encode",
         label="codec alone",
-        how="chunks of our integers compressed in memory, with all threads",
+        how="our chunks (16-bit counts) compressed and summed in memory by our compiled loop, all "
+        "threads",
         make=EncodeTrial,
+    ),
+    Contender(
+        key="encode-numcodecs",
+        label="codec alone, numcodecs",
+        how="the same chunks, each by a call of numcodecs.Blosc, all threads",
+        make=NumcodecsTrial,
+    ),
+    Contender(
+        key="disk",
+        label="disk alone",
+        how="the bytes of all shards written to files of 16 MiB, each forced to the disk",
+        make=DiskTrial,
     ),
 )
 

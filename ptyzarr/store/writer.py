@@ -30,6 +30,7 @@ from ptyzarr.store.schema import (
 from ptyzarr.store.shards import FrameFormat
 from ptyzarr.store.shardwriter import frame_codec
 
+_SYNC_THREADS = 8
 _CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
 
 
@@ -178,8 +179,9 @@ class StoreWriter:
             for key in keys
             if os.path.basename(key) == ROOT_KEY
         }
-        for key in keys:
-            sync_file(self._root / key)
+        # Many small files: a file system commits what is asked for at once together.
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+            list(pool.map(sync_file, [self._root / key for key in keys]))
         return compose_root(attributes, metadata, self._files)
 
     def _create(
