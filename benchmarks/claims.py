@@ -18,8 +18,10 @@ from ptyzarr.config import parse_size
 
 RAM_ONE = "RAM float32 index_select, 1 thread"
 RAM_ALL = "RAM float32 index_select, all threads"
-#: Row of the default budget by its beginning.
-WINDOW = "ptyzarr window, 512 MiB"
+KERNEL = "ceiling: gather kernel alone"
+#: Rows of the smallest budget, 23 % of the scan as float32, by their beginnings.
+WINDOW = "ptyzarr window, 287"
+FULL = "ptyzarr full"
 UNMEASURED = "unmeasured"
 
 
@@ -96,6 +98,44 @@ def epoch_ratio(channels: str, consumer: str, ours: str, theirs: str) -> Measure
     return lambda results: row_ratio(results.epoch(channels, consumer), ours, theirs)
 
 
+def window_distance(results: Results) -> float | None:
+    """Return the in-batch distance of the window's epochs over that of a uniform shuffle."""
+    report = results.epoch("first", "drops")
+    rows = [] if report is None else [r for r in report.rows if r.label.startswith(WINDOW)]
+    found = [row.facts.get("distance") for row in rows]
+    return found[0] if found else None
+
+
+def disk_ratio(results: Results) -> float | None:
+    """Return the bytes of duplicated groups over those of our store."""
+    report = results.epoch("first", "drops")
+    if report is None:
+        return None
+    sizes = {row.label: row.disk_bytes for row in report.rows}
+    theirs = sizes.get("TensorDict map of duplicated groups")
+    ours = next((n for label, n in sizes.items() if label.startswith(WINDOW)), None)
+    return theirs / ours if theirs and ours else None
+
+
+def ingest_ratio(kind: str, ours: str, theirs: str) -> Measure:
+    """Return what asks an ingest table for a ratio."""
+    return lambda results: row_ratio(ingest_report(results, kind), ours, theirs)
+
+
+def ingest_over_parts(results: Results) -> float | None:
+    """Return the rate of an ingest over the lower one of codec and disk alone."""
+    report = ingest_report(results, "stored")
+    ratios = [row_ratio(report, "ptyzarr ingest", part) for part in ("codec alone", "disk alone")]
+    known = [ratio for ratio in ratios if ratio is not None]
+    return max(known) if known else None
+
+
+def ingest_report(results: Results, kind: str) -> BenchReport | None:
+    """Return the ingest table of a stored or a deflated file."""
+    reports = results.reports(f"ingest-{results.scan}")
+    return next((report for report in reports if kind in report.title), None)
+
+
 def decode_ratio(place: int, ours: str, theirs: str) -> Measure:
     """Return what asks the tables of the reader for a ratio."""
 
@@ -168,14 +208,37 @@ def memory_kept(results: Results) -> float | None:
 
 #: Subject, what, the least value (negative: minus the largest), and how it is found.
 PROMISES: tuple[tuple[str, str, float, Measure], ...] = (
-    ("epoch (B, N, N, C)", "window, 512 MiB over RAM, all threads", 1,
-     epoch_ratio("last", "drops", WINDOW, RAM_ALL)),
-    ("", "the same, 1 thread of RAM", 1, epoch_ratio("last", "drops", WINDOW, RAM_ONE)),
-    ("", "the same, all threads, batch read", 1, epoch_ratio("last", "takes", WINDOW, RAM_ALL)),
-    ("epoch (B, C, N, N)", "window, 512 MiB over RAM, all threads", 1,
+    ("epoch (B, C, N, N)", "window in 23 % of the scan over RAM, all threads", 1.3,
      epoch_ratio("first", "drops", WINDOW, RAM_ALL)),
-    ("", "the same, 1 thread of RAM", 1, epoch_ratio("first", "drops", WINDOW, RAM_ONE)),
-    ("", "the same, all threads, batch read", 1, epoch_ratio("first", "takes", WINDOW, RAM_ALL)),
+    ("", "the same, 1 thread of RAM", 2.2, epoch_ratio("first", "drops", WINDOW, RAM_ONE)),
+    ("", "over the fused kernel alone, from integers in RAM", 0.8,
+     epoch_ratio("first", "drops", WINDOW, KERNEL)),
+    ("", "over RAM, all threads, each batch read at once", 1,
+     epoch_ratio("first", "takes", WINDOW, RAM_ALL)),
+    ("epoch (B, N, N, C)", "window in 23 % of the scan over RAM, all threads", 2.8,
+     epoch_ratio("last", "drops", WINDOW, RAM_ALL)),
+    ("", "the same, 1 thread of RAM", 4.5, epoch_ratio("last", "drops", WINDOW, RAM_ONE)),
+    ("", "over RAM, all threads, each batch read at once", 1,
+     epoch_ratio("last", "takes", WINDOW, RAM_ALL)),
+    ("shuffle", "in-batch distance of a window epoch over a uniform one", 0.95, window_distance),
+    ("peers (B, C, N, N)", "full shuffle over TensorStore, our store", 3,
+     epoch_ratio("first", "drops", FULL, "TensorStore index array, our store")),
+    ("", "full shuffle over TensorStore, chunk 1", 3,
+     epoch_ratio("first", "drops", FULL, "TensorStore index array, chunk 1")),
+    ("", "window over blocks of duplicated groups", 5,
+     epoch_ratio("first", "drops", WINDOW, "blocks of duplicated groups")),
+    ("", "window over a map of duplicated groups", 5,
+     epoch_ratio("first", "drops", WINDOW, "TensorDict map of duplicated groups")),
+    ("", "bytes of that map over ours", 60, disk_ratio),
+    ("", "window over DataLoader, a group an item, zarr-python", 40,
+     epoch_ratio("first", "drops", WINDOW, "DataLoader workers, zarr-python")),
+    ("", "window over oindex of zarr-python at its best", 40,
+     epoch_ratio("first", "drops", WINDOW, "zarr-python oindex, chunk 1")),
+    ("", "window over oindex through zarrs at its best", 15,
+     epoch_ratio("first", "drops", WINDOW, "zarrs oindex, chunk 1")),
+    ("ingest", "stored, over the slower of codec and disk", 0.7, ingest_over_parts),
+    ("", "deflated, over numpy.load", 3,
+     ingest_ratio("deflated", "ptyzarr ingest", "numpy.load")),
     ("growth", "groups/s of the largest over the smallest, first epoch", 0.9,
      growth_ratio("groups/s", 0)),
     ("", "over the smallest, later epochs, which decode nothing", 0.9,

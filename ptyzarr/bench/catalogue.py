@@ -25,7 +25,13 @@ from ptyzarr.bench.intake import (
     ReadTrial,
     file_frames,
 )
-from ptyzarr.bench.ours import FirstEpochTrial, GatherTrial, loader_maker, resident_integers
+from ptyzarr.bench.ours import (
+    FirstEpochTrial,
+    GatherTrial,
+    loader_maker,
+    make_packed_gather_trial,
+    resident_integers,
+)
 from ptyzarr.bench.peers import (
     make_hdf5_trial,
     make_single_trial,
@@ -48,7 +54,7 @@ _OURS: Final = (
     Contender(
         key="window",
         label="ptyzarr window",
-        how="GroupLoader, windows of 24 random tiles, NumPy arrays",
+        how="GroupLoader, windows of 24 tiles from all over the scan, NumPy arrays",
         make=loader_maker("window"),
     ),
     Contender(
@@ -69,6 +75,13 @@ _OURS: Final = (
         how="our fused kernel from stored integers that are all in memory, uniform shuffle, "
         "each thread into memory that is used again",
         make=GatherTrial,
+        resident=resident_integers,
+    ),
+    Contender(
+        key="gather-packed",
+        label="ceiling: gather of packed frames",
+        how="the same from frames packed as in our pool",
+        make=make_packed_gather_trial,
         resident=resident_integers,
     ),
     Contender(

@@ -28,6 +28,7 @@ SHORT: Final = (
     "zarr-store",
     "tensorstore-store",
     "gather",
+    "gather-packed",
     "decode",
 )
 EVERY: Final = tuple(CONTENDERS)

@@ -16,7 +16,10 @@ from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery, Work
 from ptyzarr.bench.workload import Workload
 from ptyzarr.config import LoaderConfig, Shuffle
 from ptyzarr.scan import ChunkReader
+from ptyzarr.store import ScanStore
 from ptyzarr.streaming import GroupLoader, gather_frames
+from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
+from ptyzarr.streaming.recycling import aligned_bytes
 
 
 def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
@@ -58,17 +61,32 @@ def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
 
 
 class GatherTrial:
-    """The fused kernel alone: batches gathered from integers that are all in memory."""
+    """The fused kernel alone: batches gathered from integers that are all in memory.
 
-    def __init__(self, work: Workload) -> None:
+    Parameters
+    ----------
+    work
+        What is gathered.
+    is_packed
+        Whether the frames lie packed, as in the loader's pool, where they are worth it.
+    """
+
+    def __init__(self, work: Workload, *, is_packed: bool = False) -> None:
         self._work = work
         store = work.open()
         self._is_counts = store.quantity == "counts"
+        self._frames: NDArray[Any] | PackedFrames
         self._frames, self._offsets = _decode_all(work)
+        if is_packed:
+            self._frames, self._offsets = _pack_all(store, self._frames, self._offsets)
         self._shape = (work.batch_size, store.frame_size**2 * work.grouping.group_size)
         store.close()
         self._pool = ThreadPoolExecutor(work.n_threads)
-        self._outputs = [np.empty(self._shape, np.float32) for _ in range(work.n_threads)]
+        nbytes = 4 * self._shape[0] * self._shape[1]
+        self._outputs = [
+            aligned_bytes(nbytes).view(np.float32).reshape(self._shape)
+            for _ in range(work.n_threads)
+        ]
 
     def run(self, round_number: int) -> Work:
         """Gather batches of a uniform shuffle, each thread into memory of its own."""
@@ -147,6 +165,25 @@ def _decode_all(work: Workload) -> tuple[NDArray[Any], NDArray[np.int64]]:
     offsets = store.rows[work.members()] * store.frame_size**2
     store.close()
     return memory.reshape(-1).view(reader.dtype), offsets
+
+
+def _pack_all(
+    store: ScanStore, frames: NDArray[Any], offsets: NDArray[np.int64]
+) -> tuple[NDArray[Any] | PackedFrames, NDArray[np.int64]]:
+    """Return frames packed, and where they begin then; unchanged where packing is not worth it."""
+    n_pixels = store.frame_size**2
+    packing = choose_packing(frames.dtype, n_pixels, store.pixel_limits)
+    if packing is None:
+        return frames, offsets
+    rows = frames.reshape(-1, n_pixels)[: store.n_frames]
+    packed = PackedFrames.over(aligned_bytes(len(rows) * packing.frame_nbytes), packing)
+    pack_frames(rows, np.arange(len(rows)) * packing.frame_nbytes, packed)
+    return packed, offsets // n_pixels * packing.frame_nbytes
+
+
+def make_packed_gather_trial(work: Workload) -> GatherTrial:
+    """Return a trial of the kernel that expands packed frames."""
+    return GatherTrial(work, is_packed=True)
 
 
 def resident_integers(work: Workload) -> int:

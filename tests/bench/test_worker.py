@@ -22,7 +22,7 @@ from ptyzarr.errors import VerificationError
 pytestmark = pytest.mark.usefixtures("settings")
 
 IN_PROCESS = [key for key in CONTENDERS if not key.startswith("workers")]
-NOT_BATCHES = {"gather", "decode"}
+NOT_BATCHES = {"gather", "gather-packed", "decode"}
 
 
 def start(key: str, work: Workload | IngestWork) -> Session:
