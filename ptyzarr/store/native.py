@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.compiled import kernel
-from ptyzarr.store.planes import decode_planes
+from ptyzarr.store.planes import decode_pixels, decode_planes
 
 OK = 0
 SHORT_READ = 1
@@ -82,7 +82,8 @@ def read_encoded(
     out: NDArray[np.uint8],
     chunk_nbytes: int,
     lz4: Any,
-    plane_itemsize: int,
+    itemsize: int,
+    wants_planes: bool,
 ) -> tuple[int, int, int]:
     """Read and decode chunks of one shard; return (status, index of the chunk, bytes read).
 
@@ -106,11 +107,14 @@ def read_encoded(
     chunk_nbytes : int
         Decoded size of a chunk.
     lz4
-        C function of `planes.lz4_function`; any other where no planes are wanted.
-    plane_itemsize : int
-        Size of a pixel, if its bytes are wanted as planes; else 0.
+        C function of `planes.lz4_function`; any other where `itemsize` is 0.
+    itemsize : int
+        Size of a pixel; 0 where chunks can be decompressed as a whole only.
+    wants_planes : bool
+        Whether the bytes of the pixels are wanted as planes.
     """
     base = scratch.ctypes.data
+    planes = np.empty(chunk_nbytes, np.uint8)
     n_read = 0
     first = 0
     while first < offsets.size:
@@ -138,10 +142,11 @@ def read_encoded(
             if status != OK:
                 return status, i, n_read
             body, target = encoded[:-4], out[slots[i]]
-            if plane_itemsize > 0:
-                if not decode_planes(lz4, decompress, body, target, chunk_nbytes, plane_itemsize):
-                    return BAD_CHUNK, i, n_read
-            elif decompress(body.ctypes.data, target.ctypes.data, chunk_nbytes, 1) != chunk_nbytes:
+            if wants_planes:
+                fits = decode_planes(lz4, decompress, body, target, chunk_nbytes, itemsize)
+            else:
+                fits = decode_pixels(lz4, decompress, body, planes, target, chunk_nbytes, itemsize)
+            if not fits:
                 return BAD_CHUNK, i, n_read
         first = last
     return OK, 0, n_read

@@ -1,8 +1,8 @@
-"""Chunks decoded to byte planes: the first byte of every pixel, then the second, and so on.
+"""Chunks decoded by way of byte planes: the first byte of every pixel, then the second, and so on.
 
 A byte shuffle puts pixels into this order before they are compressed, and who packs frames wants
-it so. Decompressing the planes one by one, in place, spares c-blosc's second pass, which puts the
-pixels together again, and its own buffers.
+it so. Decompressing the planes one by one, in place, spares c-blosc's buffers and its pass that
+puts the pixels together again; where pixels are wanted, one vectorised pass does that.
 """
 
 from __future__ import annotations
@@ -57,11 +57,8 @@ def decode_planes(  # pragma: no cover - compiled
     chunk_nbytes, itemsize : int
         Of the decoded chunk and of a pixel.
     """
-    block_nbytes = _int32_at(encoded, 8)
-    is_shuffled = encoded[2] == _LZ4_SHUFFLED and encoded[3] == itemsize
-    is_split = block_nbytes >= itemsize * _MIN_PLANE_NBYTES and block_nbytes % itemsize == 0
-    if is_shuffled and is_split and chunk_nbytes % block_nbytes == 0:
-        return _decode_blocks(lz4, encoded, out, chunk_nbytes, itemsize, block_nbytes)
+    if _is_split(encoded, chunk_nbytes, itemsize):
+        return _decode_blocks(lz4, encoded, out, chunk_nbytes, itemsize)
     # Stored in another way, or not compressed at all: taken apart afterwards.
     pixels = np.empty(chunk_nbytes, np.uint8)
     if decompress(encoded.ctypes.data, pixels.ctypes.data, chunk_nbytes, 1) != chunk_nbytes:
@@ -74,15 +71,60 @@ def decode_planes(  # pragma: no cover - compiled
 
 
 @kernel
+def decode_pixels(  # pragma: no cover - compiled
+    lz4: Any,
+    decompress: Any,
+    encoded: NDArray[np.uint8],
+    planes: NDArray[np.uint8],
+    out: NDArray[np.uint8],
+    chunk_nbytes: int,
+    itemsize: int,
+) -> bool:
+    """Decompress a c-blosc chunk of pixels, by planes or as a whole; return whether it could be.
+
+    Parameters as those of `decode_planes`; `planes` is scratch as long as the chunk.
+    """
+    if itemsize not in (2, 4) or not _is_split(encoded, chunk_nbytes, itemsize):
+        n_bytes = decompress(encoded.ctypes.data, out.ctypes.data, chunk_nbytes, 1)
+        return bool(n_bytes == chunk_nbytes)
+    if not _decode_blocks(lz4, encoded, planes, chunk_nbytes, itemsize):
+        return False
+    n_pixels = chunk_nbytes // itemsize
+    if itemsize == 2:
+        pairs = out[:chunk_nbytes].view(np.uint16)
+        for i in range(n_pixels):
+            pairs[i] = np.uint16(planes[i]) | (np.uint16(planes[n_pixels + i]) << np.uint16(8))
+    else:
+        words = out[:chunk_nbytes].view(np.uint32)
+        for i in range(n_pixels):
+            low = np.uint32(planes[i]) | (np.uint32(planes[n_pixels + i]) << np.uint32(8))
+            high = np.uint32(planes[2 * n_pixels + i])
+            high |= np.uint32(planes[3 * n_pixels + i]) << np.uint32(8)
+            words[i] = low | (high << np.uint32(16))
+    return True
+
+
+@kernel
+def _is_split(  # pragma: no cover - compiled
+    encoded: NDArray[np.uint8], chunk_nbytes: int, itemsize: int
+) -> bool:
+    """Whether every block of a chunk is compressed as LZ4 planes of pixels of this size."""
+    block_nbytes = _int32_at(encoded, 8)
+    is_shuffled = encoded[2] == _LZ4_SHUFFLED and encoded[3] == itemsize
+    is_long = block_nbytes >= itemsize * _MIN_PLANE_NBYTES and block_nbytes % itemsize == 0
+    return is_shuffled and is_long and chunk_nbytes % block_nbytes == 0
+
+
+@kernel
 def _decode_blocks(  # pragma: no cover - compiled
     lz4: Any,
     encoded: NDArray[np.uint8],
     out: NDArray[np.uint8],
     chunk_nbytes: int,
     itemsize: int,
-    block_nbytes: int,
 ) -> bool:
     """Decompress every plane of every block to its place."""
+    block_nbytes = _int32_at(encoded, 8)
     n_blocks = chunk_nbytes // block_nbytes
     n_pixels = chunk_nbytes // itemsize
     piece = block_nbytes // itemsize

@@ -156,7 +156,7 @@ class ShardReader(ChunkGeometry):
         self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
     ) -> int:
         """Decode chunks into rows of `out`; see `ptyzarr.scan.ChunkReader.read_chunks`."""
-        return self._read(chunks, slots, out, 0)
+        return self._read(chunks, slots, out, wants_planes=False)
 
     @property
     def has_planes(self) -> bool:
@@ -167,14 +167,15 @@ class ShardReader(ChunkGeometry):
         self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
     ) -> int:
         """Decode chunks to byte planes; see `ptyzarr.scan.PlaneReader.read_planes`."""
-        return self._read(chunks, slots, out, self.dtype.itemsize)
+        return self._read(chunks, slots, out, wants_planes=True)
 
     def _read(
         self,
         chunks: NDArray[np.int64],
         slots: NDArray[np.int64],
         out: NDArray[np.uint8],
-        plane_itemsize: int,
+        *,
+        wants_planes: bool,
     ) -> int:
         n_read = 0
         shards = chunks // self._layout.shard_chunks
@@ -183,7 +184,8 @@ class ShardReader(ChunkGeometry):
             if first < last:
                 shard = int(shards[first])
                 inner = chunks[first:last] - shard * self._layout.shard_chunks
-                n_read += self._read_shard(shard, inner, slots[first:last], out, plane_itemsize)
+                part = slots[first:last]
+                n_read += self._read_shard(shard, inner, part, out, wants_planes=wants_planes)
         return n_read
 
     def close(self) -> None:
@@ -200,8 +202,10 @@ class ShardReader(ChunkGeometry):
         inner: NDArray[np.int64],
         slots: NDArray[np.int64],
         out: NDArray[np.uint8],
-        plane_itemsize: int,
+        *,
+        wants_planes: bool,
     ) -> int:
+        lz4 = lz4_function()
         shard = self._acquire(number)
         try:
             offsets = shard.index[inner, 0]
@@ -224,8 +228,9 @@ class ShardReader(ChunkGeometry):
                 self._scratch_bytes(int(lengths.max())),
                 out,
                 self._layout.chunk_nbytes,
-                lz4_function() or self._native.decompress,
-                plane_itemsize,
+                lz4 or self._native.decompress,
+                self.dtype.itemsize if lz4 else 0,
+                wants_planes,
             )
             if status != OK:
                 raise _damage(shard.path, status, int(inner[which]))

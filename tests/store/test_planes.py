@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from numcodecs import Blosc
 
 from ptyzarr.store.native import native_functions
-from ptyzarr.store.planes import decode_planes, lz4_function
+from ptyzarr.store.planes import decode_pixels, decode_planes, lz4_function
 
 pytestmark = pytest.mark.skipif(
     native_functions() is None or lz4_function() is None,
@@ -34,13 +34,26 @@ def decoded(encoded, pixels):
     return is_decoded, out[: pixels.nbytes]
 
 
+def decoded_pixels(encoded, pixels):
+    out, planes = np.full(pixels.nbytes + 64, 0xEE, np.uint8), np.empty(pixels.nbytes, np.uint8)
+    is_decoded = decode_pixels(
+        lz4_function(),
+        native_functions().decompress,
+        np.frombuffer(encoded, np.uint8),
+        planes,
+        out,
+        pixels.nbytes,
+        pixels.dtype.itemsize,
+    )
+    assert (out[pixels.nbytes :] == 0xEE).all()
+    return is_decoded, out[: pixels.nbytes]
+
+
 def planes_of(pixels):
     return pixels.view(np.uint8).reshape(-1, pixels.dtype.itemsize).T.reshape(-1)
 
 
-@pytest.mark.parametrize(
-    "dtype", [pytest.param("<u2", id="uint16"), pytest.param("<u4", id="uint32")]
-)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "float32", "float64"])
 @pytest.mark.parametrize(
     "n_pixels",
     [
@@ -66,9 +79,13 @@ def planes_of(pixels):
 )
 def test_planes_are_the_bytes_of_the_pixels(codec, n_pixels, dtype):
     pixels = counts(n_pixels, dtype)
-    is_decoded, out = decoded(codec.encode(pixels), pixels)
+    encoded = codec.encode(pixels)
+    is_decoded, out = decoded(encoded, pixels)
     assert is_decoded
     assert out.tobytes() == planes_of(pixels).tobytes()
+    is_decoded, out = decoded_pixels(encoded, pixels)
+    assert is_decoded
+    assert out.tobytes() == pixels.tobytes()
 
 
 def test_planes_that_cannot_be_compressed_are_copied():
