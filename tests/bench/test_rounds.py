@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ptyzarr.bench import Contender, Entry, Workload, epoch_entries, run_rounds
+from ptyzarr.bench import Contender, Entry, Workload, epoch_entries, measure_epochs, run_rounds
 from ptyzarr.bench.catalogue import CONTENDERS
+from ptyzarr.bench.files import read_once
 from ptyzarr.errors import DeviceError, ScanNotFoundError
 
 
@@ -61,6 +62,22 @@ def test_a_process_that_dies_is_an_error(work: Workload) -> None:
     entry = Entry(label="ours", contender=contender(key="unknown"), workload=work)
     with pytest.raises(DeviceError, match="'ours' ended; see its messages"):
         run_rounds([entry], 1, 0)
+
+
+def test_a_file_is_read_whole_before_it_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a").write_bytes(b"123")
+    (tmp_path / "b").write_bytes(b"45")
+    assert read_once(tmp_path) == 5
+    assert read_once(tmp_path / "b") == 2
+
+
+@pytest.mark.slow
+def test_rows_keep_their_order_though_the_largest_files_are_read_last(work: Workload) -> None:
+    pytest.importorskip("tensordict")
+    report = measure_epochs(work, ["tensordict", "memmap"], n_rounds=1)
+    assert [row.key for row in report.rows] == ["tensordict", "memmap"]
+    assert all(row.median > 0 for row in report.rows)
 
 
 def contender(**changes: object) -> Contender:
