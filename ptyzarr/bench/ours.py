@@ -17,9 +17,14 @@ from ptyzarr.bench.workload import Workload
 from ptyzarr.config import LoaderConfig, Shuffle
 from ptyzarr.scan import ChunkReader
 from ptyzarr.store import ScanStore
-from ptyzarr.streaming import GroupLoader, gather_frames
-from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
-from ptyzarr.streaming.recycling import aligned_bytes
+from ptyzarr.streaming import (
+    GroupLoader,
+    PackedFrames,
+    aligned_bytes,
+    choose_packing,
+    gather_frames,
+    pack_frames,
+)
 
 
 def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
