@@ -104,6 +104,14 @@ class Plan:
         except OSError:
             return False
 
+    def is_current(self, staging: Staging) -> bool:
+        """Return whether the staging folder still holds this plan."""
+        try:
+            document = json.loads(staging.plan.read_text())
+            return (document["key"], Kind(*document["kind"])) == (self.key, self.kind)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def save(self, staging: Staging) -> None:
         """Write the plan; the document that makes it valid comes last."""
         present = [name for name in _ARRAYS if getattr(self, name) is not None]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import os
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dask.base import compute
-from dask.callbacks import Callback
 from dask.delayed import delayed
 from numpy.typing import NDArray
 
@@ -102,33 +103,50 @@ def ingest(
     # Workers of a cluster have working directories of their own.
     target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)
-    with _interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
-        scan = open_source(
-            source,
-            frames_key=config.frames_key,
-            quantity=config.quantity,
-            incomplete=config.incomplete,
-            spool_dir=target.parent,
-            max_resident=config.memory_bytes,
-        )
-        existing = _existing(scan, target, config)
+    with interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
+        scan = open_scan(source, target, config)
+        existing = existing_store(scan, target, config)
         if existing is None:
             with lock(staging.root):
-                _ingest_locked(scan, target, config, staging, progress or Silent())
+                build = functools.partial(
+                    _build, scan, target, config, staging, progress or Silent()
+                )
+                build_locked(scan, target, config, staging, build)
         elif staging.root.is_dir():
-            _tidy(staging)
+            tidy(staging)
     return existing or open_store(target)
 
 
-def _ingest_locked(
-    scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
+def open_scan(source: str | os.PathLike[str], target: Path, config: IngestConfig) -> Scan:
+    """Return the scan in a source file, opened as the options say."""
+    return open_source(
+        source,
+        frames_key=config.frames_key,
+        quantity=config.quantity,
+        incomplete=config.incomplete,
+        spool_dir=target.parent,
+        max_resident=config.memory_bytes,
+    )
+
+
+def build_locked(
+    scan: Scan, target: Path, config: IngestConfig, staging: Staging, build: Callable[[], None]
 ) -> None:
+    """Build and publish a store in a staging folder that is locked, unless it is there already.
+
+    Parameters
+    ----------
+    scan, target, config, staging
+        What becomes a store, where, how, and the locked folder; it is empty afterwards.
+    build
+        Builds and publishes. After a refused value nothing of its work is kept.
+    """
     staging.check_ours()
     staging.restore(target)
     # Somebody else may have published between the look and the lock.
-    if _existing(scan, target, config) is None:
+    if existing_store(scan, target, config) is None:
         try:
-            _build(scan, target, config, staging, progress)
+            build()
         except SourceError:
             staging.discard()
             source_unchanged(scan)  # a source that changed is the better reason
@@ -136,7 +154,7 @@ def _ingest_locked(
     staging.discard()
 
 
-def _tidy(staging: Staging) -> None:
+def tidy(staging: Staging) -> None:
     """Remove what a call left that was killed right after publishing."""
     with contextlib.suppress(ScanExistsError, OSError), lock(staging.root):
         staging.check_ours()
@@ -144,7 +162,7 @@ def _tidy(staging: Staging) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Keep what an interrupt leaves for the next call."""
     try:
         yield
@@ -154,7 +172,7 @@ def _interruptible() -> Iterator[None]:
         ) from error
 
 
-def _existing(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
+def existing_store(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
     """Return the store at the destination if it is this source's; None if it may be written."""
     if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return None
@@ -230,18 +248,8 @@ def _build(
         plan = make_plan(scan, config, staging, n_workers, progress)
     for _ in range(_MAX_ROUNDS):
         plan = _write_all_shards(scan, plan, n_block, config, staging, progress)
-        source_unchanged(scan)
-        records = _gather(plan, staging)
-        if records is None:
-            continue
-        if plan.records is None:
-            scan.frames.check_sums(records["crc32"])
-        writer = StoreWriter(staging.store)
-        write_arrays(writer, scan, plan, records, staging)
-        attributes = root_attributes(writer, scan, plan, records, config.layout)
-        document = writer.finish(attributes, n_workers)
-        # The manifest has just digested the files: what was written must be what is there.
-        if not _damaged(plan, staging, n_workers):
+        document = assemble(scan, plan, config, staging, n_workers)
+        if document is not None:
             break
     else:
         raise DamagedStoreError(
@@ -250,6 +258,32 @@ def _build(
         )
     source_unchanged(scan)
     staging.publish(target, document, overwrite=config.overwrite)
+
+
+def assemble(
+    scan: Scan, plan: Plan, config: IngestConfig, staging: Staging, n_workers: int
+) -> bytes | None:
+    """Write all that is not frames beside the shards; return the bytes of the root document.
+
+    None if a shard or its records are not what was written.
+
+    Raises
+    ------
+    SourceError
+        If the source changed, or the checksum of its frames is wrong.
+    """
+    source_unchanged(scan)
+    records = _gather(plan, staging)
+    if records is None:
+        return None
+    if plan.records is None:
+        scan.frames.check_sums(records["crc32"])
+    writer = StoreWriter(staging.store)
+    write_arrays(writer, scan, plan, records, staging)
+    attributes = root_attributes(writer, scan, plan, records, config.layout)
+    document = writer.finish(attributes, n_workers)
+    # The manifest has just digested the files: what was written must be what is there.
+    return None if damaged_shards(plan, staging, n_workers) else document
 
 
 def _write_all_shards(
@@ -262,21 +296,29 @@ def _write_all_shards(
 ) -> Plan:
     """Write all shards, again for a wider kind where the guess was too small; return the plan."""
     while True:
-        job = ShardJob(
-            staging,
-            plan,
-            _row_source(scan, plan, staging),
-            scan.quantity,
-            scan.frames_origin,
-            n_block,
-            config.nonfinite == "mask",
-        )
-        needs = _write_shards(job, config, choose_workers(scan, config), progress)
+        job = make_job(scan, plan, n_block, config, staging)
+        shards = range(plan.format.n_shards)
+        needs = write_shards(job, shards, config, choose_workers(scan, config), progress)
         if needs is None:
             return plan
         staging.prepare()
         plan = plan.with_kind(needs)
         plan.save(staging)
+
+
+def make_job(
+    scan: Scan, plan: Plan, n_block: int, config: IngestConfig, staging: Staging
+) -> ShardJob:
+    """Return what the tasks of all shards share."""
+    return ShardJob(
+        staging,
+        plan,
+        _row_source(scan, plan, staging),
+        scan.quantity,
+        scan.frames_origin,
+        n_block,
+        config.nonfinite == "mask",
+    )
 
 
 def _row_source(scan: Scan, plan: Plan, staging: Staging) -> FrameReader | SpoolReader:
@@ -306,7 +348,7 @@ def _gather(plan: Plan, staging: Staging) -> NDArray[Any] | None:
     return records
 
 
-def _damaged(plan: Plan, staging: Staging, n_workers: int) -> list[int]:
+def damaged_shards(plan: Plan, staging: Staging, n_workers: int) -> list[int]:
     """Return the shards whose files are not what was written."""
     shards = range(plan.format.n_shards)
     with worker_threads(n_workers, "check") as pool:
@@ -314,17 +356,18 @@ def _damaged(plan: Plan, staging: Staging, n_workers: int) -> list[int]:
         return [shard for shard, is_whole in zip(shards, finished, strict=True) if not is_whole]
 
 
-def _write_shards(
-    job: ShardJob, config: IngestConfig, n_workers: int, progress: Progress
+def write_shards(
+    job: ShardJob, shards: range, config: IngestConfig, n_workers: int, progress: Progress
 ) -> Kind | None:
-    """Write all shards; return what has to be stored instead if the plan's guess was too small."""
-    progress.start("writing", job.plan.n_frames, "frames")
+    """Write shards; return what has to be stored instead if the plan's guess was too small."""
+    progress.start("writing", sum(len(job.plan.format.shard_rows(k)) for k in shards), "frames")
     try:
         if config.scheduler is not None:
-            for report in _on_cluster(list(_tasks(job).values()), config.scheduler):
+            tasks = _tasks(write_one_shard, job, shards)
+            for report in _on_cluster(tasks, config.scheduler):
                 _accept(report, progress)
-        else:
-            _in_threads(job, n_workers, progress)
+        elif shards:
+            _in_threads(job, shards, n_workers, progress)
     except _GuessError as error:
         return error.kind
     progress.finish()
@@ -345,33 +388,34 @@ def _accept(report: ShardReport, progress: Progress) -> None:
     progress.advance(report.n_frames)
 
 
-def _tasks(job: ShardJob) -> dict[str, Any]:
+def _tasks(write: Any, job: Any, shards: range) -> list[Any]:
+    """Return a task for each shard; the job is in the graph once and each task names it."""
     run = uuid.uuid4().hex
-    return {
-        key: delayed(write_one_shard, pure=False)(job, shard, dask_key_name=key)
-        for shard in range(job.plan.format.n_shards)
-        for key in [f"write-shard-{run}-{shard}"]
-    }
+    shared = delayed(job, name=f"shard-job-{run}", pure=False, traverse=False)
+    task = delayed(write, pure=False, traverse=False)
+    return [task(shared, shard, dask_key_name=f"write-shard-{run}-{shard}") for shard in shards]
 
 
-def _in_threads(job: ShardJob, n_workers: int, progress: Progress) -> None:
+def _in_threads(job: ShardJob, shards: range, n_workers: int, progress: Progress) -> None:
     """Write shards in threads of their own, which share others that work on blocks of frames.
 
     So the last shard has all cores too, and while one is forced to the disk the next is encoded.
     """
-    n_shards = min(n_workers + 1, job.plan.format.n_shards)
+    n_shards = min(n_workers + 1, len(shards))
     n_pending = -(-n_workers // n_shards) + SPARE_BLOCKS
+    alone = threading.Lock()
+
+    # Not by a dask callback: computations in two threads of a process lose each other's.
+    def write(job: ShardJob, shard: int) -> None:
+        report = write_one_shard(job, shard)
+        with alone:
+            _accept(report, progress)
+
     with worker_threads(n_workers, "block") as blocks, worker_threads(n_shards, "shard") as pool:
         job = dataclasses.replace(job, blocks=(blocks, n_pending))
-        tasks = _tasks(job)
-
-        def report(key: Any, value: Any, *_: Any) -> None:
-            if key in tasks:  # dask tells every callback about every computation in the process
-                _accept(value, progress)
-
         try:
-            with Callback(posttask=report):
-                compute(*tasks.values(), scheduler="threads", pool=pool, num_workers=n_shards)
+            tasks = _tasks(write, job, shards)
+            compute(*tasks, scheduler="threads", pool=pool, num_workers=n_shards)
         except BaseException:
             job.stop.set()
             raise
