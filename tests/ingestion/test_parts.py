@@ -107,6 +107,30 @@ def test_every_step_may_be_repeated(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["scan.npz", "scan.zarr"]
 
 
+def test_interrupted_part_goes_on_where_it_was(tmp_path):
+    class Stop:
+        def start(self, stage: str, total: int, unit: str) -> None: ...
+
+        def advance(self, amount: int) -> None:
+            raise KeyboardInterrupt
+
+        def finish(self) -> None: ...
+
+    source, dest = make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr"
+    one = IngestConfig(n_workers=1)
+    plan_parts(source, dest)
+    with pytest.raises(InterruptedIngestError, match="interrupted"):
+        write_part(source, dest, 0, 1, one, progress=Stop())
+    staged = Staging.beside(dest)
+    written = tree_state(staged.root / "journal")
+    assert 1 <= len(written) < 5
+    write_part(source, dest, 0, 1, one)
+    after = tree_state(staged.root / "journal")
+    assert {key: after[key] for key in written} == written
+    publish(dest).close()
+    check_store(dest, source)
+
+
 def test_same_part_may_be_written_many_times_at_once(tmp_path):
     source, dest = make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr"
     plan_parts(source, dest)
