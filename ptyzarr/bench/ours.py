@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery, Work
+from ptyzarr.bench.gathering import BatchGather
 from ptyzarr.bench.workload import Workload
 from ptyzarr.config import LoaderConfig, Shuffle
 from ptyzarr.scan import ChunkReader
-from ptyzarr.streaming import GroupLoader, gather_frames
+from ptyzarr.streaming import GroupLoader
 
 
 def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
@@ -62,53 +63,35 @@ class GatherTrial:
 
     def __init__(self, work: Workload) -> None:
         self._work = work
-        store = work.open()
-        self._is_counts = store.quantity == "counts"
-        self._frames, self._offsets = _decode_all(work)
-        self._shape = (work.batch_size, store.frame_size**2 * work.grouping.group_size)
-        store.close()
+        self._values, self._frames = _decode_all(work)
         self._pool = ThreadPoolExecutor(work.n_threads)
-        self._outputs = [np.empty(self._shape, np.float32) for _ in range(work.n_threads)]
+        self._batches = [BatchGather(work) for _ in range(work.n_threads)]
 
     def run(self, round_number: int) -> Work:
         """Gather batches of a uniform shuffle, each thread into memory of its own."""
         rng = np.random.default_rng(round_number)
-        offsets = self._offsets[rng.permutation(len(self._offsets))]
+        frames = self._frames[rng.permutation(len(self._frames))]
         deadline = time.perf_counter() + self._work.round_s
         places = itertools.count()
 
-        def work(number: int) -> int:
+        def work(batch: BatchGather) -> int:
             done = 0
             while time.perf_counter() < deadline:
                 first = next(places) * self._work.batch_size
-                part = offsets[first : first + self._work.batch_size]
+                part = frames[first : first + self._work.batch_size]
                 if not len(part):
                     break
-                self._gather(part, self._outputs[number])
+                batch.gather(self._values, part)
                 done += len(part)
             return done
 
         started = time.perf_counter()
-        n_groups = sum(self._pool.map(work, range(self._work.n_threads)))
+        n_groups = sum(self._pool.map(work, self._batches))
         return Work(units=n_groups, seconds=time.perf_counter() - started)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
-
-    def _gather(self, offsets: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        # The loader's own two layouts: one row a group, or one row a frame.
-        if self._work.channels == "first":
-            offsets = offsets.reshape(-1, 1)
-        n_rows = self._shape[0] * self._work.grouping.group_size // offsets.shape[1]
-        gather_frames(
-            self._frames,
-            offsets,
-            np.arange(len(offsets)),
-            np.float32(1),
-            out.reshape(n_rows, -1),
-            is_counts=self._is_counts,
-        )
 
 
 class FirstEpochTrial:
@@ -138,15 +121,15 @@ class FirstEpochTrial:
 
 
 def _decode_all(work: Workload) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return all stored frames as one flat array, and where the frames of each group begin."""
+    """Return all stored frames as one flat array, and the row of each group member in it."""
     store = work.open()
     reader: ChunkReader = store.chunks
     memory = np.empty((reader.n_chunks, reader.chunk_nbytes), np.uint8)
     chunks = np.arange(reader.n_chunks)
     reader.read_chunks(chunks, chunks, memory)
-    offsets = store.rows[work.members()] * store.frame_size**2
+    frames = store.rows[work.members()]
     store.close()
-    return memory.reshape(-1).view(reader.dtype), offsets
+    return memory.reshape(-1).view(reader.dtype), frames
 
 
 def resident_integers(work: Workload) -> int:
