@@ -110,7 +110,9 @@ def readme_epoch(results: Results) -> str:
     for start, name in _README_ROWS.items():
         found += [(row, name) for row in report.rows if row.label.startswith(start) and row.rates]
     found.sort(key=lambda pair: pair[0].median, reverse=True)
-    cells = [[name, round(row.median), report.ratio(row), *sizes(row)] for row, name in found]
+    cells = [
+        [name, round(row.median), f"{report.ratio(row):.2f}", *sizes(row)] for row, name in found
+    ]
     columns = ("loader", "groups/s", "ratio", "memory added, MiB", "on disk, MiB")
     return (
         f"A shuffled epoch over {facts['groups']:,} groups of {facts['group_size']} frames of "
