@@ -145,7 +145,7 @@ def _parse_literals(text: str, what: str) -> dict[str, Any]:
     if not all(_PLAIN.fullmatch(part) for part in parts[::2]):
         raise _refusal(what, f"the text {text[:80]!r}", "a dictionary of literals")
     try:
-        fields = ast.literal_eval("".join(parts).strip())
+        fields = ast.literal_eval("".join(parts))
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise _refusal(what, f"the text {text[:80]!r}", "a dictionary of literals") from error
     keys = {"descr", "fortran_order", "shape"}
