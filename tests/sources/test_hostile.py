@@ -1,4 +1,4 @@
-"""The hostile table: one test for each way an NPZ file can lie; `test_fuzz` adds random ones."""
+"""The hostile table: one test for each way an NPZ file can lie; `test_fuzz_*` add random ones."""
 
 import os
 from pathlib import Path
