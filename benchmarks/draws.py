@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scans import add_folders
 
 from ptyzarr.bench import BenchReport, Row, format_table, make_report, save_reports
 from ptyzarr.grouping.draws import draw_ranks
@@ -87,13 +87,13 @@ def rate(draw, stream: np.random.RandomState, n_groups: int, *sizes: int) -> flo
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
+    add_folders(parser)
     parser.add_argument("--groups", type=int, default=1_000_000)
     parser.add_argument("--fraction", type=float, default=0.05, help="that the reference draws")
     parser.add_argument("--candidates", type=int, default=6, help="K")
     parser.add_argument("--group-size", type=int, default=4, help="C")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     return parser.parse_args(arguments)
 
 

@@ -17,6 +17,7 @@ from ptyzarr.compiled import available_cores
 
 def run(options: argparse.Namespace) -> list[BenchReport]:
     """Measure one table for each kind of NPZ; write JSON and pictures."""
+    options.out.mkdir(parents=True, exist_ok=True)
     reports = []
     for kind in options.kinds:
         report = measure_ingest(

@@ -1,55 +1,101 @@
 """All benchmarks in one command, at a chosen scale.
 
-python benchmarks/run_all.py --scale quick      a minute or two: does everything run
-python benchmarks/run_all.py --scale full       a quarter of an hour: the numbers in the docs
+python benchmarks/run_all.py --scale quick      some minutes: does everything run
+python benchmarks/run_all.py --scale full       about half an hour: the numbers in the docs
+python benchmarks/run_all.py --scale full --publish      and write them into README and docs
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
-import draws
-import epoch
-import ingest
-import memory
-from scans import default_cache
+import claims
+import publish
+from scans import add_folders
 
-#: Arguments of each benchmark by scale; later ones come on top of `--cache` and `--out`.
-SCALES = {
-    "quick": {
-        draws: ["--groups", "100000", "--rounds", "3"],
-        ingest: ["--scan", "small", "--rounds", "2"],
-        epoch: ["--scan", "small", "--rounds", "2", "--round-s", "0.3"],
-        memory: ["--size", "64MiB", "--memory", "256MiB"],
-    },
-    "full": {
-        draws: [],
-        ingest: ["--scan", "medium"],
-        epoch: ["--scan", "medium"],
-        memory: ["--size", "2GiB"],
-    },
+HERE = Path(__file__).parent
+#: Arguments of each benchmark by scale; they come on top of `--cache` and `--out`.
+SCALES: dict[str, list[tuple[str, list[str]]]] = {
+    "quick": [
+        ("draws", ["--groups", "100000", "--rounds", "3"]),
+        ("neighbors", ["--positions", "200000", "--sample", "10000"]),
+        ("amplification", ["--frames", "50000"]),
+        ("quality", ["--frames", "50000"]),
+        ("packing", ["--frames", "100", "--rounds", "3"]),
+        ("codecs", ["--pixels", "1048576"]),
+        ("ingest", ["--scan", "small", "--rounds", "2"]),
+        ("decode", ["--scan", "small", "--rounds", "2", "--round-s", "0.3"]),
+        ("epoch", ["--scan", "small", "--rounds", "2", "--round-s", "0.3"]),
+        ("disk", ["--scan", "small"]),
+        ("timeline", ["--scan", "small", "--memory", "256MiB"]),
+        ("growth", ["--frames", "2000", "10000", "50000", "--memory", "256MiB", "--rounds", "2"]),
+        ("start", ["--frames", "50000", "--memory", "256MiB", "--rounds", "2"]),
+        ("device", ["--scan", "small"]),
+        ("memory", ["--size", "64MiB", "--memory", "256MiB"]),
+    ],
+    "full": [
+        ("draws", []),
+        ("neighbors", []),
+        ("amplification", []),
+        ("quality", []),
+        ("packing", []),
+        ("codecs", []),
+        ("ingest", ["--scan", "medium"]),
+        ("decode", ["--scan", "medium"]),
+        ("epoch", ["--scan", "medium"]),
+        ("epoch", ["--scan", "real", "--rounds", "3", "--round-s", "0.5"]),
+        ("disk", ["--scan", "medium"]),
+        ("timeline", ["--scan", "medium"]),
+        ("growth", []),
+        ("start", []),
+        ("device", ["--scan", "medium"]),
+        ("memory", ["--size", "2GiB"]),
+    ],
 }
+SUBJECTS = tuple(dict.fromkeys(name for name, _ in SCALES["full"]))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmarks; return 1 if a promise of memory is broken."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", choices=SCALES, default="quick")
-    parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for scans")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="for JSON")
-    options = parser.parse_args(arguments)
+    """Run the benchmarks, each in a process of its own; return 1 if one fails."""
+    options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    folders = ["--cache", str(options.cache)], ["--out", str(options.out)]
-    kept = True
-    for benchmark, extra in SCALES[options.scale].items():
-        print(f"== {benchmark.__name__}", flush=True)
-        shared = [*folders[1]] if benchmark is draws else [*folders[0], *folders[1]]
-        result = benchmark.run(benchmark.parse([*shared, *extra]))
-        if benchmark is memory:
-            kept = all(promise.is_kept for promise in result)
-    return 0 if kept else 1
+    options.cache.mkdir(parents=True, exist_ok=True)
+    failed = [
+        name
+        for name, extra in SCALES[options.scale]
+        if name in options.only and not run_script(name, extra, options)
+    ]
+    scan = "medium" if options.scale == "full" else "small"
+    claims.save(options.out, scan)
+    if options.publish:
+        for place, names in publish.publish(options.out).items():
+            print(f"{place}: " + (f"no results for {', '.join(names)}" if names else "rewritten"))
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def run_script(name: str, extra: list[str], options: argparse.Namespace) -> bool:
+    """Run a benchmark; return whether it succeeded, and kept its promise if it has one."""
+    print(f"== {name}", flush=True)
+    folders = ["--cache", str(options.cache), "--out", str(options.out)]
+    command = [sys.executable, str(HERE / f"{name}.py"), *folders, *extra]
+    return subprocess.run(command, check=False).returncode == 0
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Return the options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_folders(parser)
+    parser.add_argument("--scale", choices=SCALES, default="quick")
+    parser.add_argument("--only", nargs="+", choices=SUBJECTS, default=SUBJECTS)
+    parser.add_argument("--publish", action="store_true", help="rewrite the blocks in README, docs")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import tempfile
 import zipfile
@@ -79,12 +80,37 @@ def scan_file(name: str, cache: Path) -> Path:
     return write_scan(cache / f"{name}.npz", SCANS[name])
 
 
+def write_deflated(name: str, cache: Path) -> Path:
+    """Return the NPZ of a named synthetic scan, deflated; made if it is not there."""
+    spec = dataclasses.replace(SCANS[name], compressed=True)
+    return write_scan(cache / f"{name}-deflated.npz", spec)
+
+
 def scan_store(name: str, cache: Path) -> ScanStore:
     """Return the store of a named scan, ingested if it is not there."""
-    quantity = "amplitude" if name == "real" or SCANS[name].dtype == "float32" else "counts"
-    config = ptyzarr.IngestConfig(quantity=quantity)
+    if name != "real" and SCANS[name].n_distinct is not None:
+        return sized_store(SCANS[name].n_frames, cache)
     cache.mkdir(parents=True, exist_ok=True)
-    return ptyzarr.ingest(scan_file(name, cache), cache / f"{name}.zarr", config)
+    return ptyzarr.ingest(scan_file(name, cache), cache / f"{name}.zarr")
+
+
+def sized_store(n_frames: int, cache: Path) -> ScanStore:
+    """Return a store like that of `large` with another number of frames, made if not there.
+
+    Its NPZ, 8 GB for a million frames, is written, ingested and removed.
+    """
+    path = cache / f"frames-{n_frames}.zarr"
+    if not path.exists():
+        spec = sized_spec(n_frames)
+        source = write_scan(path.with_suffix(".npz"), spec)
+        ptyzarr.ingest(source, path, ptyzarr.IngestConfig(quantity="counts")).close()
+        source.unlink()
+    return ptyzarr.open_store(path)
+
+
+def sized_spec(n_frames: int) -> ScanSpec:
+    """Return a scan like `large` with another number of frames, about square."""
+    return dataclasses.replace(SCANS["large"], n_frames=n_frames, columns=math.isqrt(n_frames))
 
 
 def write_scan(path: Path, spec: ScanSpec) -> Path:
@@ -156,12 +182,9 @@ def _mean_patterns(spec: ScanSpec) -> NDArray[np.float64]:
 
 
 def small_members(spec: ScanSpec) -> dict[str, NDArray]:
-    """Return positions on a raster with jitter, a probe and an object."""
+    """Return positions, a probe and an object."""
     rng = np.random.default_rng(spec.seed + 1)
-    row, column = np.divmod(np.arange(spec.n_frames), spec.columns)
-    jitter = rng.uniform(-0.3, 0.3, (2, spec.n_frames)) * _STEP_PIXELS
-    x = spec.frame_size / 2 + column * _STEP_PIXELS + jitter[0]
-    y = spec.frame_size / 2 + row * _STEP_PIXELS + jitter[1]
+    x, y = _raster(spec, rng)
     radius2 = np.sum(
         np.square(np.mgrid[: spec.frame_size, : spec.frame_size] - spec.frame_size / 2), 0
     )
@@ -177,9 +200,30 @@ def small_members(spec: ScanSpec) -> dict[str, NDArray]:
     }
 
 
+def scan_positions(spec: ScanSpec) -> NDArray[np.float64]:
+    """Return the (n, 2) positions x, y of a scan in acquisition order, in pixels."""
+    return np.stack(_raster(spec, np.random.default_rng(spec.seed + 1)), axis=1)
+
+
+def _raster(
+    spec: ScanSpec, rng: np.random.Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return x and y of a raster with jitter."""
+    row, column = np.divmod(np.arange(spec.n_frames), spec.columns)
+    jitter = rng.uniform(-0.3, 0.3, (2, spec.n_frames)) * _STEP_PIXELS
+    x = spec.frame_size / 2 + column * _STEP_PIXELS + jitter[0]
+    y = spec.frame_size / 2 + row * _STEP_PIXELS + jitter[1]
+    return x, y
+
+
 def add_arguments(parser: argparse.ArgumentParser, default: str = "medium") -> None:
-    """Add the arguments that all benchmarks share."""
+    """Add the arguments of benchmarks of a named scan."""
     parser.add_argument("--scan", choices=NAMES, default=default)
+    add_folders(parser)
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add where scans are kept and results are written."""
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for scans")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="for JSON")
 

@@ -307,6 +307,25 @@ class ChunkReader(Protocol):
         ...
 
 
+@runtime_checkable
+class PlaneReader(ChunkReader, Protocol):
+    """A reader that can leave out the last step of decoding, which puts pixels together."""
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether `read_planes` may be used."""
+        ...
+
+    def read_planes(
+        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> int:
+        """Decode chunks as `read_chunks`, but to byte planes; return bytes read.
+
+        A row of `out` gets the lowest byte of every pixel of the chunk, then the next, and so on.
+        """
+        ...
+
+
 def frame_power(frames: NDArray[Any]) -> NDArray[np.float64]:
     """Return the sum over pixels of squared amplitude of each frame, by NumPy's own float64 sum.
 

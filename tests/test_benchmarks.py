@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +63,121 @@ def test_a_broken_promise_is_a_failure(tmp_path: Path) -> None:
     )
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("FAIL")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Import a script of the folder."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return import_module
+
+
+def test_promises_without_results_are_unmeasured(
+    script: Callable[[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = script("claims").save(tmp_path)
+    assert {row[3] for row in table.rows} == {"unmeasured"}
+    assert {row[4] for row in table.rows} == {""}
+    assert capsys.readouterr().out.startswith("Promises")
+    assert json.loads((tmp_path / "claims.json").read_text())["tables"][0]["name"] == "claims"
+
+
+@pytest.mark.parametrize(
+    ("peak", "kept"), [pytest.param(520, "yes", id="kept"), pytest.param(600, "no", id="broken")]
+)
+def test_promises_are_compared_with_results(
+    script: Callable[[str], Any], tmp_path: Path, peak: int, kept: str
+) -> None:
+    tables = script("tables")
+    growth = tables.Table(
+        name="growth",
+        title="Growth",
+        columns=("scan", "groups/s", "peak MiB"),
+        rows=[
+            ["small, first epoch", 90.0, 300],
+            ["small", 100.0, 300],
+            ["larger", 90.0, 500],
+            ["largest", 88.0, peak],
+        ],
+    )
+    tables.save_tables([growth], tmp_path / "growth.json")
+    rows = {row[1]: row for row in script("claims").save(tmp_path).rows}
+    first = rows["groups/s of the largest over the smallest, first epoch"]
+    assert first[3] == pytest.approx(88 / 90, abs=1e-3)
+    assert first[4] == "yes"
+    assert rows["over the smallest, later epochs, which decode nothing"][4] == "no"
+    assert rows["peak memory of the largest over the next smaller"][4] == kept
+
+
+def test_blocks_are_rewritten_from_results_and_stay_without(
+    script: Callable[[str], Any], tmp_path: Path
+) -> None:
+    (tmp_path / "docs").mkdir()
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "performance.md"
+    readme.write_text("a\n<!-- begin readme-epoch -->\nold\n<!-- end readme-epoch -->\nb\n")
+    page.write_text("x\n<!-- begin claims -->\nold\n<!-- end claims -->\ny\n")
+    results = tmp_path / "results"
+    script("claims").save(results)
+    left = script("publish").publish(results, tmp_path)
+    assert left == {"README.md": ["readme-epoch"], "docs/performance.md": []}
+    assert "old" in readme.read_text()
+    lines = page.read_text().splitlines()
+    assert lines[:3] == [
+        "x",
+        "<!-- begin claims -->",
+        "| subject | what | promised | measured | kept |",
+    ]
+    assert lines[-2:] == ["<!-- end claims -->", "y"]
+    again = page.read_text()
+    script("publish").publish(results, tmp_path)
+    assert page.read_text() == again
+
+
+def test_every_block_of_the_documents_is_known(script: Callable[[str], Any]) -> None:
+    publish = script("publish")
+    found = set()
+    for place in publish.PLACES:
+        text = (BENCHMARKS.parent / place).read_text()
+        found |= set(re.findall(r"<!-- begin ([\w-]+) -->", text))
+        assert text.count("<!-- begin") == text.count("<!-- end")
+    assert found == set(publish.BLOCKS)
+
+
+def test_run_all_names_scripts_that_are_there(script: Callable[[str], Any]) -> None:
+    scales = script("run_all").SCALES
+    names = {name for subjects in scales.values() for name, _ in subjects}
+    assert all((BENCHMARKS / f"{name}.py").is_file() for name in names)
+    assert {name for name, _ in scales["quick"]} == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        pytest.param("neighbors", ("--positions", 20_000, "--sample", 500), id="neighbors"),
+        pytest.param("amplification", ("--frames", 3_000), id="amplification"),
+        pytest.param("quality", ("--frames", 8_000), id="quality"),
+        pytest.param("start", ("--frames", 500, "--rounds", 1, "--no-first-run"), id="start"),
+        pytest.param("timeline", ("--scan", "small", "--memory", "256MiB"), id="timeline"),
+        pytest.param("device", ("--scan", "small"), id="device"),
+        pytest.param(
+            "growth",
+            ("--frames", 500, 1_000, "--memory", "256MiB", "--rounds", 1),
+            id="growth",
+        ),
+    ],
+)
+def test_a_subject_runs_and_has_a_table(
+    name: str, arguments: tuple[object, ...], tmp_path: Path
+) -> None:
+    done = run_script(name + ".py", *arguments, "--cache", tmp_path / "cache", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / f"{name}.json").read_text())
+    (table,) = document["tables"]
+    assert table["rows"]
+    assert all(len(row) == len(table["columns"]) for row in table["rows"])
+    assert document["machine"]["cores"] >= 1
+    assert document["packages"]["numpy"] == np.__version__
 
 
 @pytest.mark.slow

@@ -6,17 +6,32 @@ from collections.abc import Mapping
 from typing import Final
 
 from ptyzarr.bench.contender import Contender
+from ptyzarr.bench.decoding import (
+    CodecTrial,
+    DecodeTrial,
+    RandomChunksTrial,
+    SameChunksTrial,
+    make_checked_codec_trial,
+)
 from ptyzarr.bench.duplicated import make_blocks_trial, make_tensordict_trial
 from ptyzarr.bench.files import BLOCKS, DUPLICATED, HDF5, RAW, SINGLE
 from ptyzarr.bench.intake import (
+    DiskTrial,
     EncodeTrial,
     IngestTrial,
     LoadAndWriteTrial,
     LoadTrial,
+    NumcodecsTrial,
     ReadTrial,
     file_frames,
 )
-from ptyzarr.bench.ours import DecodeTrial, GatherTrial, loader_maker, resident_integers
+from ptyzarr.bench.ours import (
+    FirstEpochTrial,
+    GatherTrial,
+    loader_maker,
+    make_packed_gather_trial,
+    resident_integers,
+)
 from ptyzarr.bench.peers import (
     make_hdf5_trial,
     make_single_trial,
@@ -39,7 +54,7 @@ _OURS: Final = (
     Contender(
         key="window",
         label="ptyzarr window",
-        how="GroupLoader, windows of 24 random tiles, NumPy arrays",
+        how="GroupLoader, windows of 24 tiles from all over the scan, NumPy arrays",
         make=loader_maker("window"),
     ),
     Contender(
@@ -60,6 +75,13 @@ _OURS: Final = (
         how="our fused kernel from stored integers that are all in memory, uniform shuffle, "
         "each thread into memory that is used again",
         make=GatherTrial,
+        resident=resident_integers,
+    ),
+    Contender(
+        key="gather-packed",
+        label="ceiling: gather of packed frames",
+        how="the same from frames packed as in our pool",
+        make=make_packed_gather_trial,
         resident=resident_integers,
     ),
     Contender(
@@ -130,22 +152,25 @@ _CHUNKED: Final = (
     Contender(
         key="tensorstore-store",
         label="TensorStore index array, our store",
-        how="distinct frames of a batch, ascending, one read; 64 MiB cache for shard indexes",
+        how="distinct frames of a batch, ascending, one read; the budget is a cache of decoded "
+        "chunks, checked once",
         make=make_tensorstore_trial,
         needs=("tensorstore",),
     ),
     Contender(
         key="tensorstore-single",
         label="TensorStore index array, chunk 1",
-        how="distinct frames of a batch, one read; same integers, lz4, a file for each frame",
+        how="distinct frames of a batch, one read; same integers, lz4, a file for each frame; the "
+        "budget is a cache of decoded chunks, checked once",
         make=make_tensorstore_single_trial,
         needs=("tensorstore",),
         files=(SINGLE,),
     ),
     Contender(
         key="hdf5",
-        label="h5py index list, chunk 1",
-        how="distinct frames of a batch, ascending, one read; same integers, lzf, byte shuffle",
+        label="h5py, chunk 1",
+        how="distinct frames of a batch, ascending, one read each; same integers, lzf and byte "
+        "shuffle",
         make=make_hdf5_trial,
         needs=("h5py",),
         files=(HDF5,),
@@ -218,13 +243,60 @@ _INGESTERS: Final = (
     Contender(
         key="encode",
         label="codec alone",
-        how="chunks of our integers compressed in memory, with all threads",
+        how="our chunks (16-bit counts) compressed and summed in memory by our compiled loop, all "
+        "threads",
         make=EncodeTrial,
+    ),
+    Contender(
+        key="encode-numcodecs",
+        label="codec alone, numcodecs",
+        how="the same chunks, each by a call of numcodecs.Blosc, all threads",
+        make=NumcodecsTrial,
+    ),
+    Contender(
+        key="disk",
+        label="disk alone",
+        how="the bytes of all shards written to files of 16 MiB, each forced to the disk",
+        make=DiskTrial,
+    ),
+)
+
+_DECODERS: Final = (
+    Contender(
+        key="random-chunks",
+        label="random chunks out of shards",
+        how="our reader: read by position, checked, decoded; ascending in calls of about 2 MiB",
+        make=RandomChunksTrial,
+    ),
+    Contender(
+        key="codec-checked",
+        label="codec and CRC-32C alone",
+        how="the same chunks' bytes in memory, one compiled loop, random order",
+        make=make_checked_codec_trial,
+    ),
+    Contender(
+        key="codec",
+        label="codec alone",
+        how="the same without the checksums",
+        make=CodecTrial,
+    ),
+    Contender(
+        key="same-chunks",
+        label="the same chunks decoded alone",
+        how="what an epoch of full shuffle decodes, in its order and its calls, with all threads",
+        make=SameChunksTrial,
+    ),
+    Contender(
+        key="first-epoch",
+        label="ptyzarr window, first epoch",
+        how="as the window shuffle, a new loader for each epoch, so that every chunk is decoded",
+        make=FirstEpochTrial,
     ),
 )
 
 INGESTERS: Final[Mapping[str, Contender]] = {contender.key: contender for contender in _INGESTERS}
 
+DECODERS: Final[Mapping[str, Contender]] = {contender.key: contender for contender in _DECODERS}
 CONTENDERS: Final[Mapping[str, Contender]] = {
     contender.key: contender for contender in (*_OURS, *_PLAIN, *_CHUNKED, *_DUPLICATED)
 }

@@ -38,7 +38,7 @@ def make_tensordict_trial(work: Workload) -> BatchTrial:
                 x = x.permute(0, 2, 3, 1).contiguous()
             yield Delivery(x=x, members=members[index])
 
-    return BatchTrial(batches, work.round_s)
+    return BatchTrial(batches, work)
 
 
 def make_blocks_trial(work: Workload) -> BatchTrial:
@@ -73,4 +73,4 @@ def make_blocks_trial(work: Workload) -> BatchTrial:
                     x=lay_out(x, members[rows[part]], last, work), members=members[rows[part]]
                 )
 
-    return BatchTrial(batches, work.round_s)
+    return BatchTrial(batches, work)

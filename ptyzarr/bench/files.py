@@ -147,6 +147,17 @@ def ensure_file(work: Workload, name: str) -> Path:
     return path
 
 
+def read_once(path: Path) -> int:
+    """Read a file, or all files under a folder, so that the page cache has them; return bytes."""
+    n_read = 0
+    for entry in [path] if path.is_file() else sorted(path.rglob("*")):
+        if entry.is_file():
+            with entry.open("rb", buffering=0) as file:
+                while piece := file.read(_BLOCK_NBYTES):
+                    n_read += len(piece)
+    return n_read
+
+
 def expected_nbytes(work: Workload, name: str) -> int:
     """Return about how many bytes on disk a file may take, decoded frames counted in full."""
     store = work.open()

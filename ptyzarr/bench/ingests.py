@@ -19,6 +19,7 @@ from ptyzarr.ingestion import ingest
 from ptyzarr.progress import Progress
 
 _REFERENCE: Final = "numpy-load"
+_LIMITS: Final = ("encode", "disk")
 _SHUFFLES: Final[dict[Shuffle, str]] = {"window": "window", "full": "full", False: "canonical"}
 # No round of an epoch whose memory is measured is cut short.
 _ENDLESS_S: Final = 1e9
@@ -65,8 +66,16 @@ def measure_ingest(
         "threads": work.n_threads,
         "rounds": n_rounds,
         "files": "in the page cache",
+        **_share_of_limit(rows),
     }
     return make_report(f"Ingest of a {kind} NPZ", "GB", _REFERENCE, conditions, rows)
+
+
+def _share_of_limit(rows: Sequence[Row]) -> dict[str, str]:
+    """Return our ingest's rate over that of the slower of codec and disk, the limit of any."""
+    by_key = {row.key: row for row in rows if row.rates}
+    limit = min((by_key[key] for key in _LIMITS), key=lambda row: row.median)
+    return {f"ingest / {limit.label}": f"{by_key['ingest'].median / limit.median:.2f}"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -20,11 +20,14 @@ from ptyzarr.bench.contender import Work
 from ptyzarr.bench.files import zarrs_pipeline
 from ptyzarr.bench.workload import IngestWork
 from ptyzarr.config import IngestConfig
-from ptyzarr.ingestion import ingest
+from ptyzarr.ingestion import choose_sizes, ingest
 from ptyzarr.sources import open_source
+from ptyzarr.store import encode_frames
 
 _MEMBER: Final = "diff3d.npy"
 _PIECE: Final = 4 * 1024**2
+_BLOCK: Final = 2 * 1024**2
+_SHARD_NBYTES: Final = 16 * 1024**2
 _ENCODED_NBYTES: Final = 128 * 1024**2
 _GB: Final = 1e9
 
@@ -115,27 +118,65 @@ class ReadTrial(_FileTrial):
 
 
 class EncodeTrial(_FileTrial):
-    """Our codec on chunks in memory; the first frames of the scan, again and again."""
+    """Our codec on chunks in memory, by our compiled loop; the first frames, again and again."""
 
     def __init__(self, work: IngestWork) -> None:
         super().__init__(work)
         self._pool = ThreadPoolExecutor(work.n_threads)
-        self._codec = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE, blocksize=0)
-        self._chunks = list(_chunks(work))
+        self._blocks, self._chunk_frames, self._nbytes = _stored_blocks(work)
 
     def run(self, round_number: int) -> Work:
         """Encode; units are the bytes that the source has for these frames."""
         del round_number
         started = time.perf_counter()
-        encoded = sum(self._pool.map(lambda chunk: len(self._codec.encode(chunk[0])), self._chunks))
+        encoded = sum(self._pool.map(self._encode, self._blocks))
         seconds = time.perf_counter() - started
-        source_nbytes = sum(nbytes for _, nbytes in self._chunks)
-        ratio = source_nbytes / encoded
-        return Work(units=source_nbytes / _GB, seconds=seconds, facts={"ratio": ratio})
+        facts = {"ratio": self._nbytes / encoded}
+        return Work(units=self._nbytes / _GB, seconds=seconds, facts=facts)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
+
+    def _encode(self, block: NDArray[Any]) -> int:
+        return len(encode_frames(block, self._chunk_frames).data)
+
+
+class NumcodecsTrial(EncodeTrial):
+    """The same chunks, each by a call of numcodecs."""
+
+    def _encode(self, block: NDArray[Any]) -> int:
+        codec = Blosc(cname="lz4", clevel=5, shuffle=Blosc.SHUFFLE, blocksize=0)
+        step = self._chunk_frames
+        return sum(len(codec.encode(block[i : i + step])) for i in range(0, len(block), step))
+
+
+class DiskTrial(_FileTrial):
+    """As many bytes as the shards of the whole scan, written to files and forced to the disk."""
+
+    def __init__(self, work: IngestWork) -> None:
+        super().__init__(work)
+        blocks, chunk_frames, nbytes = _stored_blocks(work)
+        self._data = b"".join(encode_frames(block, chunk_frames).data.tobytes() for block in blocks)
+        self._left = int(self._units * _GB * len(self._data) / nbytes)
+
+    def run(self, round_number: int) -> Work:
+        """Write; removing the files is not counted."""
+        folder = self._work.path(f"disk-{Path(self._work.source).stem}-{round_number}")
+        folder.mkdir(parents=True)
+        started = time.perf_counter()
+        for number, start in enumerate(range(0, self._left, _SHARD_NBYTES)):
+            self._write(folder / str(number), min(_SHARD_NBYTES, self._left - start))
+        seconds = time.perf_counter() - started
+        shutil.rmtree(folder)
+        return Work(units=self._units, seconds=seconds)
+
+    def _write(self, path: Path, nbytes: int) -> None:
+        with path.open("wb") as file:
+            while nbytes:
+                nbytes -= file.write(self._data[:nbytes])
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def load_frames(work: IngestWork) -> NDArray[Any]:
@@ -145,11 +186,16 @@ def load_frames(work: IngestWork) -> NDArray[Any]:
     return frames
 
 
-def _chunks(work: IngestWork) -> Iterator[tuple[NDArray[Any], int]]:
-    """Yield chunks of the first frames as 16-bit counts, and the bytes the source has for each."""
+def _stored_blocks(work: IngestWork) -> tuple[list[NDArray[Any]], int, int]:
+    """Return the first frames as 16-bit counts, frames in a chunk, and bytes in the source.
+
+    Blocks and chunks have the sizes that our ingest gives them.
+    """
     scan = open_source(work.source)
     frame_nbytes = int(np.prod(scan.frames.shape[1:])) * scan.frames.dtype.itemsize
-    n_frames = max(1, 128 * 1024 // (2 * int(np.prod(scan.frames.shape[1:]))))
-    n_chunks = max(1, _ENCODED_NBYTES // (n_frames * frame_nbytes))
-    for block in itertools.islice(scan.frames.blocks(n_frames), n_chunks):
-        yield np.rint(np.square(block)).astype(np.uint16), block.nbytes
+    chunk_frames = choose_sizes(scan.n_frames, scan.frame_size, 2).chunk_frames
+    step = max(1, _BLOCK // (frame_nbytes * chunk_frames)) * chunk_frames
+    n_blocks = max(1, _ENCODED_NBYTES // (step * frame_nbytes))
+    blocks = list(itertools.islice(scan.frames.blocks(step), n_blocks))
+    counts = [np.rint(np.square(block)).astype(np.uint16) for block in blocks]
+    return counts, chunk_frames, sum(block.nbytes for block in blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,15 @@ from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery, Work
 from ptyzarr.bench.workload import Workload
 from ptyzarr.config import LoaderConfig, Shuffle
 from ptyzarr.scan import ChunkReader
-from ptyzarr.streaming import GroupLoader, gather_frames
+from ptyzarr.store import ScanStore
+from ptyzarr.streaming import (
+    GroupLoader,
+    PackedFrames,
+    aligned_bytes,
+    choose_packing,
+    gather_frames,
+    pack_frames,
+)
 
 
 def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
@@ -49,24 +58,40 @@ def make_loader_trial(work: Workload, shuffle: Shuffle) -> BatchTrial:
             "chunks_decoded": stats.chunks_decoded,
             "distinct_chunks": stats.distinct_chunks,
             "stall_s": stats.stall_s,
+            "buffer_bytes": stats.peak_buffer_bytes,
             "projected_memory_bytes": loader.projected_memory,
         }
 
-    return BatchTrial(batches, work.round_s, facts, close)
+    return BatchTrial(batches, work, facts, close)
 
 
 class GatherTrial:
-    """The fused kernel alone: batches gathered from integers that are all in memory."""
+    """The fused kernel alone: batches gathered from integers that are all in memory.
 
-    def __init__(self, work: Workload) -> None:
+    Parameters
+    ----------
+    work
+        What is gathered.
+    is_packed
+        Whether the frames lie packed, as in the loader's pool, where they are worth it.
+    """
+
+    def __init__(self, work: Workload, *, is_packed: bool = False) -> None:
         self._work = work
         store = work.open()
         self._is_counts = store.quantity == "counts"
+        self._frames: NDArray[Any] | PackedFrames
         self._frames, self._offsets = _decode_all(work)
+        if is_packed:
+            self._frames, self._offsets = _pack_all(store, self._frames, self._offsets)
         self._shape = (work.batch_size, store.frame_size**2 * work.grouping.group_size)
         store.close()
         self._pool = ThreadPoolExecutor(work.n_threads)
-        self._outputs = [np.empty(self._shape, np.float32) for _ in range(work.n_threads)]
+        nbytes = 4 * self._shape[0] * self._shape[1]
+        self._outputs = [
+            aligned_bytes(nbytes).view(np.float32).reshape(self._shape)
+            for _ in range(work.n_threads)
+        ]
 
     def run(self, round_number: int) -> Work:
         """Gather batches of a uniform shuffle, each thread into memory of its own."""
@@ -109,45 +134,30 @@ class GatherTrial:
         )
 
 
-class DecodeTrial:
-    """Every chunk of the scan decoded once, and nothing else."""
+class FirstEpochTrial:
+    """First epochs of new loaders: every chunk is decoded, nothing is there from an epoch before.
+
+    Making a loader is not counted.
+    """
 
     def __init__(self, work: Workload) -> None:
-        self._store = work.open()
-        self._reader = self._store.chunks
-        self._n_groups = len(work.members())
-        self._pool = ThreadPoolExecutor(work.n_threads)
-        self._step = max(1, 2 * 1024**2 // self._reader.chunk_nbytes)
-        shape = (self._step, self._reader.chunk_nbytes)
-        self._outputs = [np.empty(shape, np.uint8) for _ in range(work.n_threads)]
-        self._n_threads = work.n_threads
+        self._work = work
 
     def run(self, round_number: int) -> Work:
-        """Decode; counts the groups of an epoch that decodes each frame once."""
-        del round_number
-        starts = range(0, self._reader.n_chunks, self._step)
-        places = iter(starts)
-
-        def work(number: int) -> int:
-            n_read = 0
-            # One iterator for all threads: taking from it is atomic.
-            for first in places:
-                last = min(first + self._step, self._reader.n_chunks)
-                chunks = np.arange(first, last)
-                n_read += self._reader.read_chunks(
-                    chunks, np.arange(len(chunks)), self._outputs[number]
-                )
-            return n_read
-
-        started = time.perf_counter()
-        n_read = sum(self._pool.map(work, range(self._n_threads)))
-        seconds = time.perf_counter() - started
-        return Work(units=self._n_groups, seconds=seconds, facts={"bytes_read": n_read})
+        """Deliver first epochs until a quarter of the round's time, or of a second, is over."""
+        n_groups, seconds = 0, 0.0
+        while seconds < min(self._work.round_s, 1) / 4:
+            work = dataclasses.replace(self._work, seed=self._work.seed + round_number)
+            trial = make_loader_trial(work, "window")
+            started = time.perf_counter()
+            for delivery in trial.deliveries(round_number):
+                n_groups += len(delivery.members)
+            seconds += time.perf_counter() - started
+            trial.close()
+        return Work(units=n_groups, seconds=seconds)
 
     def close(self) -> None:
-        """End the threads."""
-        self._pool.shutdown()
-        self._store.close()
+        """Have nothing to give back."""
 
 
 def _decode_all(work: Workload) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -160,6 +170,25 @@ def _decode_all(work: Workload) -> tuple[NDArray[Any], NDArray[np.int64]]:
     offsets = store.rows[work.members()] * store.frame_size**2
     store.close()
     return memory.reshape(-1).view(reader.dtype), offsets
+
+
+def _pack_all(
+    store: ScanStore, frames: NDArray[Any], offsets: NDArray[np.int64]
+) -> tuple[NDArray[Any] | PackedFrames, NDArray[np.int64]]:
+    """Return frames packed, and where they begin then; unchanged where packing is not worth it."""
+    n_pixels = store.frame_size**2
+    packing = choose_packing(frames.dtype, n_pixels, store.pixel_limits)
+    if packing is None:
+        return frames, offsets
+    rows = frames.reshape(-1, n_pixels)[: store.n_frames]
+    packed = PackedFrames.over(aligned_bytes(len(rows) * packing.frame_nbytes), packing)
+    pack_frames(rows, np.arange(len(rows)) * packing.frame_nbytes, packed)
+    return packed, offsets // n_pixels * packing.frame_nbytes
+
+
+def make_packed_gather_trial(work: Workload) -> GatherTrial:
+    """Return a trial of the kernel that expands packed frames."""
+    return GatherTrial(work, is_packed=True)
 
 
 def resident_integers(work: Workload) -> int:

@@ -60,7 +60,7 @@ def make_torch_trial(work: Workload) -> BatchTrial:
         for members in cut(shuffled(source.groups, work.seed, epoch), work.batch_size):
             yield source.gather(members)
 
-    return BatchTrial(batches, work.round_s)
+    return BatchTrial(batches, work)
 
 
 def make_torch_ahead_trial(work: Workload) -> BatchTrial:
@@ -78,7 +78,7 @@ def make_torch_ahead_trial(work: Workload) -> BatchTrial:
             ahead.extend(pool.submit(source.gather, part) for part in itertools.islice(parts, 1))
             yield delivery
 
-    return BatchTrial(batches, work.round_s, close=pool.shutdown)
+    return BatchTrial(batches, work, close=pool.shutdown)
 
 
 def make_memmap_trial(work: Workload) -> BatchTrial:
@@ -97,7 +97,7 @@ def make_memmap_trial(work: Workload) -> BatchTrial:
             np.take(frames, members.reshape(-1), axis=0, out=part, mode="clip")
             yield Delivery(x=lay_out(part, members, last, work), members=members)
 
-    return BatchTrial(batches, work.round_s)
+    return BatchTrial(batches, work)
 
 
 def lay_out(

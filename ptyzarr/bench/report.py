@@ -106,6 +106,21 @@ def save_reports(reports: Sequence[BenchReport], path: Path) -> Path:
     return path
 
 
+def load_reports(path: Path) -> list[BenchReport]:
+    """Return the reports of a JSON document that `save_reports` wrote."""
+    return [_read_report(entry) for entry in json.loads(path.read_text())["reports"]]
+
+
+def _read_report(entry: Mapping[str, Any]) -> BenchReport:
+    names = {field.name for field in dataclasses.fields(Row)}
+    rows = []
+    for found in entry["rows"]:
+        fields: dict[str, Any] = {name: found[name] for name in names}
+        fields |= {name: tuple(found[name]) for name in ("rates", "cpu_rates")}
+        rows.append(Row(**fields))
+    return BenchReport(**{**entry, "rows": rows})
+
+
 def _or_none(value: float) -> float | None:
     """Return a number as JSON has it: without NaN."""
     return None if math.isnan(value) else value
@@ -194,14 +209,28 @@ def draw_report(report: BenchReport, path: Path) -> Path | None:
         return None
     figure_type = import_module("matplotlib.figure").Figure
     rows = [row for row in report.rows if row.skipped is None][::-1]
-    figure = figure_type(figsize=(8, 1 + 0.35 * len(rows)), layout="constrained")
+    figure = figure_type(figsize=(9, 1 + 0.3 * len(rows)), layout="constrained", dpi=120)
     axes = figure.subplots()
     medians = [row.median for row in rows]
     low = [row.median - min(row.rates) for row in rows]
     high = [max(row.rates) - row.median for row in rows]
     colors = ["C0" if row.label.startswith("ptyzarr") else "0.7" for row in rows]
-    axes.barh([row.label for row in rows], medians, xerr=[low, high], color=colors)
-    axes.set_xlabel(f"{report.unit} per second, median of {len(rows[0].rates)} rounds")
+    labels = [row.label for row in rows]
+    axes.barh(labels, medians, xerr=[low, high], color=colors, error_kw={"ecolor": "0.3"})
+    for place, row in enumerate(rows):
+        axes.annotate(
+            _number(row.median),
+            (max(row.rates), place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.set_xlim(0, 1.12 * max(max(row.rates) for row in rows))
+    axes.xaxis.set_major_locator(import_module("matplotlib.ticker").MaxNLocator(6))
+    axes.xaxis.set_major_formatter("{x:,.6g}")
+    axes.set_xlabel(f"{report.unit} per second, median of {len(rows[0].rates)} rounds, lo..hi")
     axes.set_title(report.title)
     figure.savefig(path)
     return path

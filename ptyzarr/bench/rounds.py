@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import IO, Any, cast
 
 from ptyzarr.bench.contender import Entry
-from ptyzarr.bench.files import ensure_file, expected_nbytes
+from ptyzarr.bench.files import ensure_file, expected_nbytes, read_once
 from ptyzarr.bench.machine import available_memory, folder_nbytes
 from ptyzarr.bench.workload import IngestWork, Workload
 from ptyzarr.config import format_size
@@ -188,6 +188,8 @@ def run_rounds(
     PtyzarrError
         What a contender failed with: `VerificationError` if it delivered something else.
     """
+    if not entries:
+        return []
     progress = progress or Silent()
     reasons = [skip_reason(entry, max_disk) for entry in entries]
     running = [entry for entry, reason in zip(entries, reasons, strict=True) if reason is None]
@@ -195,7 +197,7 @@ def run_rounds(
     progress.start("preparing", len(names) + len(running), "steps")
     for name, work in names:
         if isinstance(work, Workload):
-            ensure_file(work, name)
+            read_once(ensure_file(work, name))
         progress.advance(1)
     with _workers(running, progress) as workers:
         seen = [worker.call("warm_up") for worker in workers]

@@ -18,7 +18,7 @@ from typing import IO, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ptyzarr.bench.catalogue import CONTENDERS, INGESTERS
+from ptyzarr.bench.catalogue import CONTENDERS, DECODERS, INGESTERS
 from ptyzarr.bench.contender import BatchTrial, Delivery, Trial
 from ptyzarr.bench.files import RAW
 from ptyzarr.bench.machine import forget_peak, resident_memory
@@ -42,7 +42,7 @@ class Session:
     """
 
     def __init__(self, key: str, workload: Mapping[str, Any]) -> None:
-        contender = INGESTERS.get(key) or CONTENDERS[key]
+        contender = INGESTERS.get(key) or DECODERS.get(key) or CONTENDERS[key]
         for package in contender.needs:
             import_module(package)
         self._work = IngestWork(**workload) if key in INGESTERS else Workload(**workload)

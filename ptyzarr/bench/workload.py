@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ptyzarr.config import Channels, GroupingConfig, parse_size
 from ptyzarr.grouping import cached_group_table
 from ptyzarr.store import ScanStore, open_store
+
+#: What is done with a batch: nothing, or each of its values is read at once by one thread.
+Consumer = Literal["drops", "reads"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,8 @@ class Workload:
         Threads of the contenders that have them.
     round_s
         Time after which a round ends, in seconds.
+    consumer
+        What becomes of a batch.
     """
 
     store: str
@@ -48,6 +53,7 @@ class Workload:
     memory: str | int = "256MiB"
     n_threads: int = 1
     round_s: float = 1.0
+    consumer: Consumer = "drops"
 
     @property
     def grouping(self) -> GroupingConfig:

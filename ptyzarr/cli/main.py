@@ -96,7 +96,7 @@ def ingest_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> Non
     ptyzarr ingest scan.npz scan.zarr      one scan
     ptyzarr ingest a.npz b.npz stores/     many scans: stores/a.zarr, stores/b.zarr
 
-    Every frame is checked before anything is written. The store appears at DEST when it is
+    Every frame is checked before anything is published. The store appears at DEST when it is
     whole; after an interrupt, run the same command to resume. A DEST that holds this source
     already is left alone.
     """

@@ -11,14 +11,16 @@ import dataclasses
 import io
 import json
 import logging
+import math
 import operator
 import os
 import secrets
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping.select import GroupTable, group_table
@@ -124,30 +126,55 @@ def _encode_table(table: GroupTable, key: bytes) -> bytes:
 def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:
     """Return the table in the file, or None where there is none that can be trusted."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            table = _decode_table(file, key)
     except OSError:
         return None
-    table = _decode_table(content, key)
     if table is None or not _is_within(table, n_frames):
         logger.info("cached groups in %s are damaged or of another scan; drawn again", path)
         return None
     return table
 
 
-def _decode_table(content: bytes, key: bytes) -> GroupTable | None:
-    """Return the table in `content`, or None unless it is whole and about `key`."""
-    start = len(_MAGIC) + _CHECKSUM_NBYTES
-    checksum, body = content[len(_MAGIC) : start], content[start:]
-    if not content.startswith(_MAGIC) or xxhash.xxh3_128_digest(body) != checksum:
+def _decode_table(file: BinaryIO, key: bytes) -> GroupTable | None:
+    """Return the table in `file`, or None unless it is whole and about `key`."""
+    magic, checksum = file.read(len(_MAGIC)), file.read(_CHECKSUM_NBYTES)
+    line = file.read(len(key) + 1)
+    if magic != _MAGIC or line != key + b"\n":
         return None
-    if not body.startswith(key + b"\n"):
-        return None
-    stream = io.BytesIO(body[len(key) + 1 :])
+    content = xxhash.xxh3_128(line)
     try:
-        arrays = [np.lib.format.read_array(stream, allow_pickle=False) for _ in range(2)]
+        arrays = [_read_array(file, content) for _ in range(2)]
     except ValueError:
         return None
+    if content.digest() != checksum or file.read(1):
+        return None
     return GroupTable(*arrays)
+
+
+def _read_array(file: BinaryIO, content: xxhash.xxh3_128) -> NDArray[Any]:
+    """Return the npy array that begins here, in memory of its own, its bytes added to `content`.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or not all of it.
+    """
+    start = file.tell()
+    np.lib.format.read_magic(file)
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    first = file.tell()
+    # Before memory is taken for what a damaged header claims.
+    nbytes = math.prod(shape) * dtype.itemsize
+    if is_fortran or dtype.hasobject or first + nbytes > file.seek(0, os.SEEK_END):
+        raise ValueError(f"{shape} {dtype} in a file that ends before")
+    file.seek(start)
+    content.update(file.read(first - start))
+    array = np.empty(shape, dtype)
+    if file.readinto(array.reshape(-1).view(np.uint8).data) != nbytes:  # type: ignore[attr-defined]
+        raise ValueError("the file ends before the array")
+    content.update(array.data)
+    return array
 
 
 def _is_within(table: GroupTable, n_frames: int) -> bool:

@@ -1,7 +1,8 @@
 """A source file becomes a store, is verified, and can be had back."""
 
 from ptyzarr.ingestion.export import export
+from ptyzarr.ingestion.layout import choose_sizes
 from ptyzarr.ingestion.runner import ingest
 from ptyzarr.ingestion.verify import VerifyReport, verify
 
-__all__ = ["VerifyReport", "export", "ingest", "verify"]
+__all__ = ["VerifyReport", "choose_sizes", "export", "ingest", "verify"]

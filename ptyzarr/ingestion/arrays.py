@@ -45,7 +45,11 @@ def write_arrays(
     staging
         Holds the masked pixels.
     """
-    writer.create_frames(plan.format, plan.kind.quantity)
+    # Blocks that were counts at first may be stored as floats in the end.
+    is_integer = np.dtype(plan.kind.dtype).kind == "u"
+    max_wide = int(records["n_wide"].max()) if is_integer else 0
+    limits = int(records["n_nonzero"].max()), max_wide
+    writer.create_frames(plan.format, plan.kind.quantity, limits)
     _write_per_frame(writer, scan, plan, records)
     writer.write_array("probe_guess", scan.probe_guess)
     if scan.object_guess is not None:

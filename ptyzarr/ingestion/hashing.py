@@ -39,11 +39,20 @@ def hash_frames(amplitude: NDArray[Any]) -> NDArray[np.uint64]:
 
 @functools.cache
 def native_hash() -> Any:
-    """Return ``XXH3_64bits`` of the xxhash package as a C function, or None if it hides it."""
+    """Return ``XXH3_64bits`` of the xxhash package as a C function, or None if it hides it.
+
+    The variant that looks what the processor can is preferred; not every build has it.
+    """
     try:
-        return _XXH3(("XXH3_64bits", ctypes.CDLL(import_module("xxhash._xxhash").__file__)))
-    except (ImportError, AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(import_module("xxhash._xxhash").__file__)
+    except (ImportError, OSError, TypeError):
         return None
+    for name in ("XXH3_64bits_dispatch", "XXH3_64bits"):
+        try:
+            return _XXH3((name, library))
+        except AttributeError:
+            continue
+    return None
 
 
 @kernel

@@ -13,6 +13,7 @@ from ptyzarr.store import COUNT_DTYPES
 
 SAMPLE_FRAMES = 256
 _SAMPLE_BYTES = 16 * 1024**2
+_BLOCK_BYTES = 1024**2
 
 
 class Kind(NamedTuple):
@@ -79,8 +80,9 @@ def guess_kind(scan: Scan, *, mask: bool) -> Kind:
         return kind
     frame_bytes = scan.frame_size**2 * scan.frames.dtype.itemsize
     most = min(SAMPLE_FRAMES, max(1, _SAMPLE_BYTES // frame_bytes), scan.n_frames)
-    for number in np.linspace(0, scan.n_frames - 1, most).astype(np.int64):
-        numbers = number.reshape(1)
+    sample = np.linspace(0, scan.n_frames - 1, most).astype(np.int64)
+    step = max(1, _BLOCK_BYTES // frame_bytes)
+    for numbers in np.split(sample, range(step, most, step)):
         block = check_block(
             scan.frames.read(numbers),
             numbers,

@@ -13,9 +13,20 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ptyzarr.compiled import kernel
 from ptyzarr.ingestion.values import CheckedBlock
 
-FRAME_RECORD = np.dtype([("power", "<f8"), ("hash", "<u8"), ("crc32", "<u4"), ("n_masked", "<u4")])
+FRAME_RECORD = np.dtype(
+    [
+        ("power", "<f8"),
+        ("hash", "<u8"),
+        ("crc32", "<u4"),
+        ("n_masked", "<u4"),
+        ("n_nonzero", "<u4"),
+        ("n_wide", "<u4"),
+    ]
+)
+WIDE = 255  # integers above this do not fit a byte
 
 
 def mask_record(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -39,7 +50,25 @@ def frame_records(block: CheckedBlock, sums: NDArray[np.uint32] | None) -> NDArr
         records["crc32"] = sums
     frames = block.masked_index // block.amplitude[0].size
     records["n_masked"] = np.bincount(frames, minlength=len(records))
+    stored = block.amplitude if block.counts is None else block.counts
+    bits = np.ascontiguousarray(stored).view(f"u{stored.dtype.itemsize}")
+    bits = bits.reshape(len(records), -1)
+    records["n_nonzero"] = count_above(bits, 0)
+    if stored.dtype.kind == "u":
+        records["n_wide"] = count_above(bits, WIDE)
     return records
+
+
+@kernel
+def count_above(pixels: NDArray[Any], limit: int) -> NDArray[np.uint32]:
+    """Return how many pixels of each frame, (m, P) unsigned integers, are above a limit."""
+    n_above = np.empty(pixels.shape[0], np.uint32)
+    for frame in range(pixels.shape[0]):
+        count = np.uint32(0)
+        for pixel in range(pixels.shape[1]):
+            count += np.uint32(pixels[frame, pixel] > limit)
+        n_above[frame] = count
+    return n_above
 
 
 def masked_pixels(block: CheckedBlock, numbers: NDArray[np.int64]) -> NDArray[Any]:

@@ -359,7 +359,7 @@ def _in_threads(job: ShardJob, n_workers: int, progress: Progress) -> None:
 
     So the last shard has all cores too, and while one is forced to the disk the next is encoded.
     """
-    n_shards = min(n_workers, job.plan.format.n_shards)
+    n_shards = min(n_workers + 1, job.plan.format.n_shards)
     n_pending = -(-n_workers // n_shards) + SPARE_BLOCKS
     with worker_threads(n_workers, "block") as blocks, worker_threads(n_shards, "shard") as pool:
         job = dataclasses.replace(job, blocks=(blocks, n_pending))

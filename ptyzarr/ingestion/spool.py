@@ -122,7 +122,12 @@ def spool_frames(
 def _encoded_blocks(
     scan: Scan, n_block: int, n_workers: int, *, mask: bool
 ) -> Generator[_EncodedBlock]:
-    """Yield the encoded blocks in order, `n_workers` of them being worked on at once."""
+    """Yield the encoded blocks in order.
+
+    The reader inflates all the time, so it is one of the threads that `n_workers` allows; the
+    others keep up with it if they have a few blocks in hand.
+    """
+    n_workers = max(1, n_workers - 1)
     kind = Kind.least(scan)
     encode = functools.partial(
         _encode_block, quantity=scan.quantity, what=scan.frames_origin, mask=mask
@@ -133,7 +138,7 @@ def _encoded_blocks(
         for frames in scan.frames.blocks(n_block):
             pending.append(pool.submit(encode, frames, row, kind))
             row += len(frames)
-            while pending and (len(pending) > n_workers or pending[0].done()):
+            while pending and (len(pending) > n_workers + 1 or pending[0].done()):
                 block = pending.popleft().result()
                 kind = _wider(kind, block.kind)
                 yield block

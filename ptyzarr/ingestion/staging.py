@@ -2,7 +2,7 @@
 
 scan.zarr.staging/
   lock            who writes here; see `ptyzarr.ingestion.lock`
-  plan.json       written when the plan pass is complete; `plan/*.npy` beside it
+  plan.json       how the scan is stored; `plan/*.npy` beside it
   spool/          frames of a source that can only be read front to back; masked pixels
   records/7.bin   what is known about each frame of shard 7
   journal/7.json  shard 7 and its records are in place, with their sizes and checksums
@@ -19,6 +19,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ FileChecksum = tuple[int, str]
 """Size in bytes and XXH3 as `ptyzarr.store.file_checksum` gives them."""
 
 _REPLACED = "replaced-"
+_SYNC_THREADS = 8  # folders forced to the disk at once, which costs little more than one
 _RESUMABLE = "nothing was published; remove the cause and run the same command to resume"
 _OURS = ("plan.json", "plan", "spool", "records", "journal", "scratch", "store")
 
@@ -60,12 +62,12 @@ class Staging:
 
     @property
     def spool(self) -> Path:
-        """Temporary arrays of the plan pass."""
+        """Frames that were read front to back, and masked pixels."""
         return self.root / "spool"
 
     @property
     def plan(self) -> Path:
-        """The completed plan."""
+        """The document of the plan; written last, it makes the plan valid."""
         return self.root / "plan.json"
 
     @property
@@ -218,8 +220,8 @@ class Staging:
         root = self.store / ROOT_KEY
         root.write_bytes(root_document)
         sync_file(root)
-        for folder, _, _ in os.walk(self.store):
-            sync_folder(Path(folder))
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+            list(pool.map(sync_folder, [Path(folder) for folder, _, _ in os.walk(self.store)]))
         if overwrite and os.path.lexists(destination):
             # Two renames: after a kill between them, `restore` puts the old store back.
             os.rename(destination, self.root / f"{_REPLACED}{uuid.uuid4().hex}")

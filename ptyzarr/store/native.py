@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.compiled import kernel
+from ptyzarr.store.planes import decode_pixels, decode_planes
 
 OK = 0
 SHORT_READ = 1
@@ -80,6 +81,9 @@ def read_encoded(
     scratch: NDArray[np.uint8],
     out: NDArray[np.uint8],
     chunk_nbytes: int,
+    lz4: Any,
+    itemsize: int,
+    wants_planes: bool,
 ) -> tuple[int, int, int]:
     """Read and decode chunks of one shard; return (status, index of the chunk, bytes read).
 
@@ -102,8 +106,15 @@ def read_encoded(
     out : (n_slots, slot_nbytes) uint8
     chunk_nbytes : int
         Decoded size of a chunk.
+    lz4
+        C function of `planes.lz4_function`; any other where `itemsize` is 0.
+    itemsize : int
+        Size of a pixel; 0 where chunks can be decompressed as a whole only.
+    wants_planes : bool
+        Whether the bytes of the pixels are wanted as planes.
     """
     base = scratch.ctypes.data
+    planes = np.empty(chunk_nbytes, np.uint8)
     n_read = 0
     first = 0
     while first < offsets.size:
@@ -127,22 +138,23 @@ def read_encoded(
         for i in range(first, last):
             at = offsets[i] - start
             encoded = scratch[at : at + lengths[i]]
-            status = _decode(crc32c, decompress, encoded, out[slots[i]], chunk_nbytes)
+            status = _check(crc32c, encoded, chunk_nbytes)
             if status != OK:
                 return status, i, n_read
+            body, target = encoded[:-4], out[slots[i]]
+            if wants_planes:
+                fits = decode_planes(lz4, decompress, body, target, chunk_nbytes, itemsize)
+            else:
+                fits = decode_pixels(lz4, decompress, body, planes, target, chunk_nbytes, itemsize)
+            if not fits:
+                return BAD_CHUNK, i, n_read
         first = last
     return OK, 0, n_read
 
 
 @kernel
-def _decode(
-    crc32c: Any,
-    decompress: Any,
-    encoded: NDArray[np.uint8],
-    out: NDArray[np.uint8],
-    chunk_nbytes: int,
-) -> int:
-    """Check one encoded chunk, checksum at its end, and decompress it; return the status."""
+def _check(crc32c: Any, encoded: NDArray[np.uint8], chunk_nbytes: int) -> int:
+    """Check one encoded chunk, its header and the checksum at its end; return the status."""
     size = encoded.size - 4
     if size < 16:
         return BAD_CHUNK
@@ -156,7 +168,5 @@ def _decode(
     if int(crc32c(encoded.ctypes.data, size)) != stored:
         return BAD_CHECKSUM
     if decoded != chunk_nbytes or framed != size:
-        return BAD_CHUNK
-    if decompress(encoded.ctypes.data, out.ctypes.data, chunk_nbytes, 1) != chunk_nbytes:
         return BAD_CHUNK
     return OK

@@ -93,6 +93,15 @@ class ScanStore:
         return self._files
 
     @property
+    def pixel_limits(self) -> tuple[int, int] | None:
+        """Most non-zero pixels and most pixels above 255 of any frame; None if not recorded."""
+        recorded = self._metadata["diffraction"].get("attributes", {})
+        limits = recorded.get("max_nonzero"), recorded.get("max_wide")
+        if not all(isinstance(limit, int) and limit >= 0 for limit in limits):
+            return None
+        return int(limits[0]), int(limits[1])
+
+    @property
     def quantity(self) -> Quantity:
         """``"counts"`` (amplitude is their float32 root) or ``"amplitude"``."""
         quantity: Quantity = self._attributes["quantity"]

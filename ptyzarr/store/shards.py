@@ -29,6 +29,7 @@ from ptyzarr.store.native import (
     NativeFunctions,
     read_encoded,
 )
+from ptyzarr.store.planes import lz4_function
 
 ABSENT = np.uint64(2**64 - 1)
 _MAX_RUN = 4 * 1024**2  # bytes of one positioned read
@@ -155,6 +156,27 @@ class ShardReader(ChunkGeometry):
         self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
     ) -> int:
         """Decode chunks into rows of `out`; see `ptyzarr.scan.ChunkReader.read_chunks`."""
+        return self._read(chunks, slots, out, wants_planes=False)
+
+    @property
+    def has_planes(self) -> bool:
+        """Whether `read_planes` may be used."""
+        return lz4_function() is not None
+
+    def read_planes(
+        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> int:
+        """Decode chunks to byte planes; see `ptyzarr.scan.PlaneReader.read_planes`."""
+        return self._read(chunks, slots, out, wants_planes=True)
+
+    def _read(
+        self,
+        chunks: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        wants_planes: bool,
+    ) -> int:
         n_read = 0
         shards = chunks // self._layout.shard_chunks
         edges = np.flatnonzero(np.diff(shards)) + 1
@@ -162,7 +184,8 @@ class ShardReader(ChunkGeometry):
             if first < last:
                 shard = int(shards[first])
                 inner = chunks[first:last] - shard * self._layout.shard_chunks
-                n_read += self._read_shard(shard, inner, slots[first:last], out)
+                part = slots[first:last]
+                n_read += self._read_shard(shard, inner, part, out, wants_planes=wants_planes)
         return n_read
 
     def close(self) -> None:
@@ -179,7 +202,10 @@ class ShardReader(ChunkGeometry):
         inner: NDArray[np.int64],
         slots: NDArray[np.int64],
         out: NDArray[np.uint8],
+        *,
+        wants_planes: bool,
     ) -> int:
+        lz4 = lz4_function()
         shard = self._acquire(number)
         try:
             offsets = shard.index[inner, 0]
@@ -202,6 +228,9 @@ class ShardReader(ChunkGeometry):
                 self._scratch_bytes(int(lengths.max())),
                 out,
                 self._layout.chunk_nbytes,
+                lz4 or self._native.decompress,
+                self.dtype.itemsize if lz4 else 0,
+                wants_planes,
             )
             if status != OK:
                 raise _damage(shard.path, status, int(inner[which]))

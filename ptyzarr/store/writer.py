@@ -30,6 +30,7 @@ from ptyzarr.store.schema import (
 from ptyzarr.store.shards import FrameFormat
 from ptyzarr.store.shardwriter import frame_codec
 
+_SYNC_THREADS = 8
 _CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
 
 
@@ -60,8 +61,16 @@ class StoreWriter:
         """Size and sha256 of every file, once `finish` has digested them."""
         return self._files
 
-    def create_frames(self, layout: FrameFormat, quantity: str) -> None:
-        """Write the metadata of the frames; their shards are written apart."""
+    def create_frames(self, layout: FrameFormat, quantity: str, limits: tuple[int, int]) -> None:
+        """Write the metadata of the frames; their shards are written apart.
+
+        Parameters
+        ----------
+        layout, quantity
+            How and as what they are stored.
+        limits
+            Most non-zero pixels and most integers above 255 of any frame.
+        """
         codec = frame_codec()
         size = layout.frame_size
         self._create(
@@ -77,7 +86,11 @@ class StoreWriter:
                 blocksize=0,
                 typesize=layout.dtype.itemsize,
             ),
-            attributes={"quantity": quantity},
+            attributes={
+                "quantity": quantity,
+                "max_nonzero": limits[0],
+                "max_wide": limits[1],
+            },
         )
 
     def write_array(
@@ -166,8 +179,9 @@ class StoreWriter:
             for key in keys
             if os.path.basename(key) == ROOT_KEY
         }
-        for key in keys:
-            sync_file(self._root / key)
+        # Many small files: a file system commits what is asked for at once together.
+        with ThreadPoolExecutor(_SYNC_THREADS) as pool:
+            list(pool.map(sync_file, [self._root / key for key in keys]))
         return compose_root(attributes, metadata, self._files)
 
     def _create(

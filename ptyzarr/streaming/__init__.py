@@ -3,6 +3,8 @@
 from ptyzarr.streaming.experiments import StreamableScan
 from ptyzarr.streaming.gather import copy_frames, gather_frames
 from ptyzarr.streaming.loader import Batch, GroupLoader, count_threads
+from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
+from ptyzarr.streaming.recycling import aligned_bytes
 from ptyzarr.streaming.sinks import (
     BatchShape,
     Fields,
@@ -21,12 +23,16 @@ __all__ = [
     "GroupLoader",
     "HostSink",
     "NumpySink",
+    "PackedFrames",
     "PatchPiece",
     "Piece",
     "Sink",
     "SlotRing",
     "StreamableScan",
+    "aligned_bytes",
+    "choose_packing",
     "copy_frames",
     "count_threads",
     "gather_frames",
+    "pack_frames",
 ]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ptyzarr.config import format_size
 from ptyzarr.errors import BudgetError
 from ptyzarr.streaming.window import PLANNING_NBYTES_PER_FRAME
 
-# The compiler (45 MiB, even where it only loads cached kernels), the memory it leaves behind when
-# it makes all kernels on a first run (65 MiB), and the allocator's slack.
-FIXED_NBYTES: Final = 120 * 1024**2
-# Each thread's stack and the encoded bytes of its reads.
-THREAD_NBYTES: Final = 5 * 1024**2
+# The compiler (45 MiB, even where it only loads cached kernels) and the memory it leaves behind
+# when it makes all kernels on a first run (80 MiB): what a minimum takes for granted, so that it
+# is the same on every run, and what is assumed where the system does not tell.
+COMPILED_NBYTES: Final = 125 * 1024**2
+# Code that is loaded on the way, and the allocator's slack.
+SLACK_NBYTES: Final = 15 * 1024**2
+# Each thread's stack, the encoded bytes of its reads and the decoded ones it packs.
+THREAD_NBYTES: Final = 6 * 1024**2
 # Planner's and loader's arrays over the slots of the pool and over all chunks.
 SLOT_NBYTES: Final = 56
 CHUNK_NBYTES: Final = 14
@@ -46,6 +49,9 @@ class Demand:
         C, frames in a group.
     n_threads
         Threads that decode and gather.
+    started_nbytes
+        What making the loader has added to the process so far, tables and compiled code
+        included; None where it is not known.
     """
 
     tables_nbytes: int
@@ -56,16 +62,16 @@ class Demand:
     n_batches: int
     group_size: int
     n_threads: int
+    started_nbytes: int | None = None
 
     @property
     def fixed_nbytes(self) -> int:
         """What is needed whatever the budget."""
-        return (
-            FIXED_NBYTES
-            + self.n_threads * THREAD_NBYTES
-            + self.tables_nbytes
-            + self.n_chunks * CHUNK_NBYTES
-        )
+        started = COMPILED_NBYTES + self.tables_nbytes
+        if self.started_nbytes is not None:
+            started = max(self.started_nbytes, self.tables_nbytes)
+        threads = self.n_threads * THREAD_NBYTES
+        return started + SLACK_NBYTES + threads + self.n_chunks * CHUNK_NBYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,20 +101,24 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
 
     ``nbytes = fixed + (max_kept + 2) * batch + block * frames * 96 + n_slots * slot``, with
     ``fixed`` for compiled code, threads, tables and chunk maps. The pool gets what is left, at
-    most a slot for every chunk and at least one for every frame of a group.
+    most a slot for every chunk and at least one for every frame of a group. The minimum is that
+    of a first run, whatever has been compiled already.
 
     Raises
     ------
     BudgetError
         If the budget is below the minimum, which the message states.
     """
-    smallest = _total(demand, n_slots=demand.group_size, max_kept=1, block_batches=1)
+    smallest = _smallest(demand)
     if budget < smallest:
         raise BudgetError(
             f"memory is {format_size(budget)} ({budget} bytes); expected at least "
             f"{format_size(smallest)} ({smallest} bytes) for {demand.batch_frames} frames a batch "
             "and these scans; raise memory or lower batch_size"
         )
+    if budget < _total(demand, n_slots=demand.group_size, max_kept=1, block_batches=1):
+        # More was taken on the way than a minimum assumes; it is spent, so go on with the least.
+        demand = replace(demand, started_nbytes=None)
     free = budget - demand.fixed_nbytes
     max_kept = demand.n_threads + 2
     while max_kept > 1 and (max_kept + RECEIVED_BATCHES) * demand.batch_nbytes > (
@@ -126,6 +136,12 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
     return MemoryPlan(
         n_slots=n_slots, max_kept=max_kept, block_batches=block_batches, nbytes=nbytes
     )
+
+
+def _smallest(demand: Demand) -> int:
+    """Return the least budget that is accepted."""
+    first_run = replace(demand, started_nbytes=None)
+    return _total(first_run, n_slots=demand.group_size, max_kept=1, block_batches=1)
 
 
 def _total(demand: Demand, *, n_slots: int, max_kept: int, block_batches: int) -> int:

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 from ptyzarr.compiled import kernel
 from ptyzarr.errors import DtypeError
+from ptyzarr.streaming.expand import copy_expanded, expand_float32, expand_half
+from ptyzarr.streaming.packing import PackedFrames
+from ptyzarr.streaming.rounding import BFLOAT16, FLOAT16, half_value, round_block
 from ptyzarr.streaming.vectors import (
     ALIGNMENT,
     LANES,
@@ -37,12 +40,12 @@ _AMPLITUDES: Final = 0
 _COUNTS: Final = 1
 _HALF_AMPLITUDES: Final = 2
 
-_FLOAT16: Final = 0
-_BFLOAT16: Final = 1
+# The values of a dtype's name in `LoaderConfig`, as rounding kernels know them.
+_TARGETS: Final = {"float16": FLOAT16, "bfloat16": BFLOAT16}
 
 
 def gather_frames(
-    frames: NDArray[Any],
+    frames: NDArray[Any] | PackedFrames,
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
     scale: np.float32,
@@ -55,10 +58,11 @@ def gather_frames(
 
     Parameters
     ----------
-    frames : 1-D, the stored dtype, native byte order
+    frames : 1-D, the stored dtype, native byte order; or packed frames
         Memory that holds the decoded frames.
     offsets : (m, C) int64
-        Element in `frames` at which each frame of each group begins.
+        Element in `frames`, or byte of the packed memory, at which each frame of each group
+        begins.
     rows : (m,) int64
         Row of `out` that each group goes to.
     scale : float32
@@ -76,6 +80,15 @@ def gather_frames(
     DtypeError
         If frames of this dtype cannot be widened to float32 amplitudes.
     """
+    scale = np.float32(scale)
+    if isinstance(frames, PackedFrames):
+        packed = frames.words, frames.masks, frames.values
+        shape = frames.packing.values_start, frames.packing.wide_start, frames.packing.max_nonzero
+        if rounding == "float32":
+            expand_float32(packed, shape, offsets, rows, scale, is_counts, out)
+        else:
+            expand_half(packed, shape, offsets, rows, scale, is_counts, _TARGETS[rounding], out)
+        return
     kind = _COUNTS if is_counts else _AMPLITUDES
     if frames.dtype.kind not in "uif" or frames.dtype.itemsize > 8:
         raise DtypeError(
@@ -85,14 +98,13 @@ def gather_frames(
     if frames.dtype == np.float16:
         frames, kind = frames.view(np.uint16), _HALF_AMPLITUDES
     if rounding == "float32":
-        gather_float32(frames, offsets, rows, np.float32(scale), kind, out)
+        gather_float32(frames, offsets, rows, scale, kind, out)
     else:
-        target = _FLOAT16 if rounding == "float16" else _BFLOAT16
-        gather_half(frames, offsets, rows, np.float32(scale), kind, target, out)
+        gather_half(frames, offsets, rows, scale, kind, _TARGETS[rounding], out)
 
 
 def copy_frames(
-    frames: NDArray[Any],
+    frames: NDArray[Any] | PackedFrames,
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
     out: NDArray[Any],
@@ -101,15 +113,21 @@ def copy_frames(
 
     Parameters
     ----------
-    frames : 1-D, the stored dtype
+    frames : 1-D, the stored dtype; or packed frames
         Memory that holds the decoded frames.
     offsets : (m, C) int64
-        Element in `frames` at which each frame of each group begins.
+        Element in `frames`, or byte of the packed memory, at which each frame of each group
+        begins.
     rows : (m,) int64
         Row of `out` that each group goes to.
     out : (B, C, P), C-contiguous, the stored dtype
         Staging memory.
     """
+    if isinstance(frames, PackedFrames):
+        packed = frames.words, frames.masks, frames.values
+        shape = frames.packing.values_start, frames.packing.wide_start
+        copy_expanded(packed, shape, offsets, rows, out)
+        return
     if frames.dtype == np.float16:
         frames, out = frames.view(np.uint16), out.view(np.uint16)
     copy_pixels(frames, offsets, rows, out)
@@ -197,10 +215,7 @@ def gather_half(  # pragma: no cover - compiled
             block = exact[: n * n_channels]
             _fill(frames, offsets[group], start, n, scale, kind, scratch, block)
             rounded = row[start * n_channels : (start + n) * n_channels]
-            if target == _BFLOAT16:
-                _round_to_bfloat16(block.view(np.uint32), rounded)
-            else:
-                _round_to_float16(block.view(np.uint32), block, rounded)
+            round_block(block, target, rounded)
 
 
 @kernel
@@ -261,7 +276,7 @@ def _widen(  # pragma: no cover - compiled
             out[i] = np.float32(values[i]) * scale
     else:
         for i in range(values.size):
-            out[i] = _half_value(np.uint32(values[i])) * scale
+            out[i] = half_value(np.uint32(values[i])) * scale
 
 
 @kernel
@@ -291,53 +306,3 @@ def _interleave_four(  # pragma: no cover - compiled
             out[4 * i + 1] = np.float32(b[i]) * scale
             out[4 * i + 2] = np.float32(c[i]) * scale
             out[4 * i + 3] = np.float32(d[i]) * scale
-
-
-@kernel
-def _half_value(bits: np.uint32) -> np.float32:  # pragma: no cover - compiled
-    """Return the float32 value of float16 bits."""
-    magnitude = (bits & np.uint32(0x7FFF)) << np.uint32(13)
-    if (bits & np.uint32(0x7C00)) == np.uint32(0x7C00):
-        value = np.uint32(magnitude | np.uint32(0x7F800000)).view(np.float32)
-    else:
-        # Moving the exponent's bias by a power of two is exact, subnormal values included.
-        value = np.uint32(magnitude).view(np.float32) * np.float32(2.0**112)
-    return -value if bits & np.uint32(0x8000) else value
-
-
-@kernel
-def _round_to_bfloat16(  # pragma: no cover - compiled
-    bits: NDArray[np.uint32], out: NDArray[np.uint16]
-) -> None:
-    """Write the upper halves of float32 bits, rounded half to even; NaN stays NaN."""
-    for i in range(bits.size):
-        word = bits[i]
-        is_nan = (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
-        odd = (word >> np.uint32(16)) & np.uint32(1)
-        rounded = (word + np.uint32(0x7FFF) + odd) >> np.uint32(16)
-        quiet = (word >> np.uint32(16)) | np.uint32(0x40)
-        out[i] = np.uint16(quiet if is_nan else rounded)
-
-
-@kernel
-def _round_to_float16(  # pragma: no cover - compiled
-    bits: NDArray[np.uint32], values: NDArray[np.float32], out: NDArray[np.uint16]
-) -> None:
-    """Write float16 bits of float32 values, rounded half to even; NaN stays NaN."""
-    for i in range(bits.size):
-        magnitude = bits[i] & np.uint32(0x7FFFFFFF)
-        sign = (bits[i] >> np.uint32(16)) & np.uint32(0x8000)
-        if magnitude > np.uint32(0x7F800000):
-            half = np.uint32(0x7E00)
-        elif magnitude >= np.uint32(0x477FF000):
-            # 65520 and above: halfway between the largest float16 and the next power of two.
-            half = np.uint32(0x7C00)
-        elif magnitude < np.uint32(0x38800000):
-            # Below 2**-14 the spacing is 2**-24, which is that of float32 in [0.5, 1).
-            shifted = np.float32(abs(values[i]) + np.float32(0.5)).view(np.uint32)
-            half = np.uint32(shifted - np.uint32(0x3F000000))
-        else:
-            odd = (magnitude >> np.uint32(13)) & np.uint32(1)
-            rounded = magnitude + np.uint32(0xFFF) + odd
-            half = np.uint32((rounded - np.uint32(0x38000000)) >> np.uint32(13))
-        out[i] = np.uint16(sign | half)

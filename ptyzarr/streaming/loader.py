@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from ptyzarr.compiled import available_cores
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
+from ptyzarr.memory import resident_memory
 from ptyzarr.streaming.budget import Demand, plan_memory
 from ptyzarr.streaming.experiments import Experiments, StreamableScan
 from ptyzarr.streaming.pipeline import ChunkPool, Pipeline
 from ptyzarr.streaming.recycling import aligned_bytes
+from ptyzarr.streaming.rehearsal import rehearse
 from ptyzarr.streaming.sampling import SAMPLERS, SampledScan, Share, share_epoch
 from ptyzarr.streaming.sinks import BatchShape, Sink, make_sink
 from ptyzarr.streaming.stats import LoaderStats, measure_epoch
@@ -114,6 +116,7 @@ class GroupLoader:
         if isinstance(stores, str | os.PathLike):
             raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
         scans = list(stores) if isinstance(stores, Sequence) else [stores]
+        before = resident_memory()
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()
         self._experiments = Experiments(scans, grouping, scale)
@@ -124,7 +127,9 @@ class GroupLoader:
         self._sampler = SAMPLERS[config.shuffle](sampled, config.seed)
         max_kept = self._n_threads + 2
         self._sink: Sink = make_sink(config, self._batch_shape(max_kept))
-        self._memory = plan_memory(config.memory_bytes, self._demand())
+        plan_memory(config.memory_bytes, self._demand())  # refuses what is too small
+        rehearse(self._experiments, self._sink)
+        self._memory = plan_memory(config.memory_bytes, self._demand(before, resident_memory()))
         self._probe = self._sink.convert(self._experiments.probe)
         self._pool: ChunkPool | None = None
         self._planner: ChunkPlanner | None = None
@@ -326,7 +331,10 @@ class GroupLoader:
             max_kept=max_kept,
         )
 
-    def _demand(self) -> Demand:
+    def _demand(
+        self, before: tuple[int, int] | None = None, after: tuple[int, int] | None = None
+    ) -> Demand:
+        """Return what is asked of the memory, given that of the process before and after."""
         share, experiments = self._share, self._experiments
         n_groups, part = experiments.n_groups, share.stop - share.start
         # The order with its batch edges; groups by tile, or the permutation a part is cut from.
@@ -340,6 +348,7 @@ class GroupLoader:
             n_batches=len(self),
             group_size=experiments.group_size,
             n_threads=self._n_threads,
+            started_nbytes=after[0] - before[0] if before and after else None,
         )
 
 

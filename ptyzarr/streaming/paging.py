@@ -256,16 +256,17 @@ def frame_offsets(  # pragma: no cover - compiled
     frame_uses: NDArray[np.int32],
     within: NDArray[np.int32],
     group_starts: NDArray[np.int64],
-    slot_pixels: NDArray[np.int64],
-    frame_pixels: int,
+    slot_strides: NDArray[np.int64],
+    frame_strides: NDArray[np.int64],
 ) -> NDArray[np.int64]:
-    """Return the element of the pool at which each frame begins."""
+    """Return where in the pool each frame begins, in the unit of its scan's strides."""
     offsets = np.empty(frame_uses.shape, np.int64)
     for index in range(groups.size):
-        scale = slot_pixels[_scan_of(groups[index], group_starts)]
+        scan = _scan_of(groups[index], group_starts)
         for member in range(frame_uses.shape[1]):
             slot = slots_of_uses[frame_uses[index, member]]
-            offsets[index, member] = slot * scale + within[index, member] * frame_pixels
+            frame = within[index, member] * frame_strides[scan]
+            offsets[index, member] = slot * slot_strides[scan] + frame
     return offsets
 
 

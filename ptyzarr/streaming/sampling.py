@@ -21,8 +21,8 @@ from ptyzarr.compiled import kernel
 from ptyzarr.config import Shuffle
 from ptyzarr.errors import ConfigError
 
-# A window of 24 random tiles mixes distant regions of the sample: batches drawn from it are as far
-# spread as 0.97 of a uniform shuffle (16 tiles: 0.95).
+# A window of 24 tiles, dealt from as many parts of the scan, mixes distant regions of the sample:
+# the groups of its batches are as far apart as those of a uniform shuffle.
 MIN_WINDOW_TILES: Final = 24
 
 # Streams of one epoch; never renumber, orders would change.
@@ -171,9 +171,11 @@ class FullSampler:
 class WindowSampler:
     """Delivers groups from windows of random tiles, so that each chunk is decoded about once.
 
-    The tiles of all scans are permuted together and put one after the other; ranks take
-    contiguous parts, cut between groups. In a part, `MIN_WINDOW_TILES` or more consecutive tiles
-    make a window (fewer in all make one), and the groups of a window are permuted.
+    The tiles of all scans, one scan after the other, are cut into `MIN_WINDOW_TILES` equal parts;
+    a random tile of each part is dealt in turn, so that any so many consecutive tiles are spread
+    over the samples. Ranks take contiguous parts of this sequence, cut between groups. In a
+    rank's part `MIN_WINDOW_TILES` or more consecutive tiles make a window (fewer in all make
+    one), and the groups of a window are permuted.
     """
 
     def __init__(self, scans: Sequence[SampledScan], seed: int) -> None:
@@ -183,7 +185,8 @@ class WindowSampler:
 
     def order(self, epoch: int, share: Share) -> NDArray[np.int64]:
         """Return the rank's groups, window after window."""
-        tiles = _generator(self._entropy, epoch, _TILES_STREAM).permutation(len(self._starts) - 1)
+        generator = _generator(self._entropy, epoch, _TILES_STREAM)
+        tiles = _deal_tiles(generator, len(self._starts) - 1)
         order, edges = _concatenate_tiles(
             self._groups, self._starts, tiles, share.start, share.stop
         )
@@ -210,6 +213,22 @@ def _generator(entropy: int, epoch: int, *stream: int) -> np.random.Generator:
     """Return the generator of one stream of an epoch, its algorithm fixed."""
     sequence = np.random.SeedSequence(entropy, spawn_key=(epoch, *stream))
     return np.random.Generator(np.random.PCG64(sequence))
+
+
+def _deal_tiles(generator: np.random.Generator, n_tiles: int) -> NDArray[np.int64]:
+    """Return the tiles in random order, a tile of each part of the scans after the other.
+
+    Windows whose tiles come from anywhere have middles that differ more, and their batches with
+    them, than windows that have a tile of each part.
+    """
+    n_parts = min(MIN_WINDOW_TILES, n_tiles)
+    n_rounds, n_extra = divmod(n_tiles, max(n_parts, 1))
+    sizes = np.full(n_parts, n_rounds)
+    sizes[generator.permutation(n_parts)[:n_extra]] += 1
+    parts = np.split(np.arange(n_tiles), np.cumsum(sizes)[:-1])
+    drawn = [generator.permutation(part) for part in parts]
+    rounds = np.array([part[:n_rounds] for part in drawn]).reshape(n_parts, n_rounds).T
+    return np.concatenate([rounds.reshape(-1), *(part[n_rounds:] for part in drawn)])
 
 
 def _sort_by_tile(

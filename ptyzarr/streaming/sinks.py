@@ -14,6 +14,7 @@ from ptyzarr.config import LoaderConfig
 from ptyzarr.errors import ConfigError, DeviceError
 from ptyzarr.grouping import object_patches
 from ptyzarr.streaming.gather import gather_frames
+from ptyzarr.streaming.packing import PackedFrames
 from ptyzarr.streaming.recycling import BatchMemory
 
 Fields = dict[str, Any]
@@ -53,10 +54,10 @@ class Piece:
 
     Attributes
     ----------
-    frames : 1-D, the scan's stored dtype
+    frames : 1-D, the scan's stored dtype; or packed frames
         The pool.
     offsets : (m, C) int64
-        Element of `frames` at which each frame begins.
+        Element of `frames`, or byte of the packed memory, at which each frame begins.
     rows : (m,) int64
         Rows of the batch that the groups go to.
     scale : float32
@@ -65,7 +66,7 @@ class Piece:
         Whether the values are counts, whose square root is the amplitude.
     """
 
-    frames: NDArray[Any]
+    frames: NDArray[Any] | PackedFrames
     offsets: NDArray[np.int64]
     rows: NDArray[np.int64]
     scale: np.float32

@@ -49,10 +49,9 @@ class FrameMap:
         First frame and first chunk of each scan, then their number.
     chunk_frames : (n_scans,) int64
         Frames in a chunk.
-    slot_pixels : (n_scans,) int64
-        Elements of the scan's dtype in a slot of the pool.
-    frame_pixels
-        Elements in a frame.
+    slot_strides, frame_strides : (n_scans,) int64
+        From one slot of the pool, and from one frame inside a slot, to the next: elements of the
+        scan's dtype, or bytes where its frames are packed.
     """
 
     frames: NDArray[np.integer[Any]]
@@ -61,8 +60,8 @@ class FrameMap:
     frame_starts: NDArray[np.int64]
     chunk_starts: NDArray[np.int64]
     chunk_frames: NDArray[np.int64]
-    slot_pixels: NDArray[np.int64]
-    frame_pixels: int
+    slot_strides: NDArray[np.int64]
+    frame_strides: NDArray[np.int64]
 
     @property
     def n_chunks(self) -> int:
@@ -90,7 +89,8 @@ class PlanBlock:
     needs : (n_steps,) int64
         Number of load jobs, counted from the epoch's first, that must be done before the step.
     offsets : (n_groups, C) int64
-        Element of the pool, seen in the scan's dtype, at which each frame of the block begins.
+        Element of the pool, seen in the scan's dtype, or byte of it where the scan's frames are
+        packed, at which each frame of the block begins.
     job_edges : (n_jobs + 1,) int64
         Where each job begins in `chunks` and `slots`.
     job_after : (n_jobs,) int64
@@ -268,8 +268,8 @@ class ChunkPlanner:
             steps.frame_uses.reshape(-1, fm.group_size),
             steps.within.reshape(-1, fm.group_size),
             fm.group_starts,
-            fm.slot_pixels,
-            fm.frame_pixels,
+            fm.slot_strides,
+            fm.frame_strides,
         )
         block = PlanBlock(
             first_step=self._first_step,

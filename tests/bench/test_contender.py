@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from ptyzarr.bench import BatchTrial, Delivery
+import numpy as np
+import pytest
+
+from ptyzarr.bench import BatchTrial, Delivery, Workload
 from ptyzarr.bench.contender import Deliveries
 
 MEMBERS = np.zeros((5, 4), np.int64)
@@ -14,7 +17,8 @@ def make_trial(round_s: float, seen: list[int]) -> BatchTrial:
         for _ in range(3):
             yield Delivery(x=None, members=MEMBERS)
 
-    return BatchTrial(batches, round_s, lambda: {"bytes_read": 7})
+    work = Workload(store="", folder="", round_s=round_s)
+    return BatchTrial(batches, work, lambda: {"bytes_read": 7})
 
 
 def test_a_short_epoch_is_repeated_with_other_shuffles() -> None:
@@ -42,3 +46,25 @@ def test_rounds_have_epochs_of_their_own() -> None:
     make_trial(0.0, first).run(1)
     make_trial(0.0, second).run(2)
     assert set(first).isdisjoint(second)
+
+
+class Values:
+    def __init__(self) -> None:
+        self.n_read = 0
+
+    def __array__(self, dtype: object = None, copy: object = None) -> np.ndarray:
+        self.n_read += 1
+        return np.ones(3, np.float32)
+
+
+@pytest.mark.parametrize(("consumer", "n_read"), [("drops", 0), ("reads", 1)])
+def test_the_consumer_reads_a_batch_only_where_asked(consumer: Any, n_read: int) -> None:
+    values = Values()
+
+    def batches(epoch: int) -> Deliveries:
+        del epoch
+        yield Delivery(x=values, members=MEMBERS)
+
+    work = Workload(store="", folder="", round_s=0.0, consumer=consumer)
+    BatchTrial(batches, work).run(1)
+    assert values.n_read == n_read

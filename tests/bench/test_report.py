@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from ptyzarr.bench import BenchReport, Row, draw_report, format_markdown, format_table, save_reports
+from ptyzarr.bench import (
+    BenchReport,
+    Row,
+    draw_report,
+    format_markdown,
+    format_table,
+    load_reports,
+    save_reports,
+)
 
 
 def make_report(**changes: object) -> BenchReport:
@@ -95,6 +103,13 @@ def test_json_keeps_every_round_and_the_conditions(tmp_path: Path) -> None:
     assert report["rows"][2]["median"] is None
     assert report["packages"] == {"numpy": "2"}
     assert path.with_suffix(".md").read_text().startswith("## Epoch\n\n|  | groups/s |")
+
+
+def test_a_report_is_read_back_as_it_was(tmp_path: Path) -> None:
+    report = make_report()
+    (again,) = load_reports(save_reports([report], tmp_path / "r.json"))
+    assert again == report
+    assert format_markdown(again) == format_markdown(report)
 
 
 def test_a_picture_is_drawn_of_those_that_ran(tmp_path: Path) -> None:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ptyzarr.bench import Contender, Entry, Workload, epoch_entries, run_rounds
+from ptyzarr.bench import Contender, Entry, Workload, epoch_entries, measure_epochs, run_rounds
 from ptyzarr.bench.catalogue import CONTENDERS
+from ptyzarr.bench.files import read_once
 from ptyzarr.errors import DeviceError, ScanNotFoundError
 
 
@@ -63,6 +64,22 @@ def test_a_process_that_dies_is_an_error(work: Workload) -> None:
         run_rounds([entry], 1, 0)
 
 
+def test_a_file_is_read_whole_before_it_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "a").write_bytes(b"123")
+    (tmp_path / "b").write_bytes(b"45")
+    assert read_once(tmp_path) == 5
+    assert read_once(tmp_path / "b") == 2
+
+
+@pytest.mark.slow
+def test_rows_keep_their_order_though_the_largest_files_are_read_last(work: Workload) -> None:
+    pytest.importorskip("tensordict")
+    report = measure_epochs(work, ["tensordict", "memmap"], n_rounds=1)
+    assert [row.key for row in report.rows] == ["tensordict", "memmap"]
+    assert all(row.median > 0 for row in report.rows)
+
+
 def contender(**changes: object) -> Contender:
     fields = {"key": "x", "label": "x", "how": "nothing", "make": lambda _: None}
     return Contender(**{**fields, **changes})  # type: ignore[arg-type]
@@ -95,3 +112,14 @@ def test_ram_is_stated_with_one_thread_and_with_all(work: Workload) -> None:
         "RAM float32 index_select, all threads",
     ]
     assert [entry.workload.n_threads for entry in entries] == [1, 2]
+
+
+def test_other_budgets_have_rows_of_their_own(work: Workload) -> None:
+    entries = epoch_entries(work, ["window", "memmap", "tensorstore-store"], budgets=["1GiB"])
+    assert [(entry.label, entry.workload.memory) for entry in entries] == [
+        ("ptyzarr window, 192 MiB", "192MiB"),
+        ("ptyzarr window, 1.0 GiB", "1GiB"),
+        ("numpy.memmap gather", "192MiB"),
+        ("TensorStore index array, our store, 192 MiB", "192MiB"),
+        ("TensorStore index array, our store, 1.0 GiB", "1GiB"),
+    ]

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
+from numcodecs import Blosc
 
 from ptyzarr.bench import Delivery, Workload
-from ptyzarr.bench.catalogue import CONTENDERS, INGESTERS
+from ptyzarr.bench.catalogue import CONTENDERS, DECODERS, INGESTERS
+from ptyzarr.bench.decoding import DecodeTrial, encoded_chunks, record_jobs
 from ptyzarr.bench.files import ensure_file
 from ptyzarr.bench.worker import Session, check_delivery, serve
 from ptyzarr.bench.workload import IngestWork
@@ -20,11 +22,11 @@ from ptyzarr.errors import VerificationError
 pytestmark = pytest.mark.usefixtures("settings")
 
 IN_PROCESS = [key for key in CONTENDERS if not key.startswith("workers")]
-NOT_BATCHES = {"gather", "decode"}
+NOT_BATCHES = {"gather", "gather-packed", "decode"}
 
 
 def start(key: str, work: Workload | IngestWork) -> Session:
-    contender = {**CONTENDERS, **INGESTERS}[key]
+    contender = {**CONTENDERS, **DECODERS, **INGESTERS}[key]
     for package in contender.needs:
         pytest.importorskip(package)
     if isinstance(work, Workload):
@@ -73,6 +75,40 @@ def test_our_loader_reports_what_it_read_and_decoded(work: Workload) -> None:
     # The whole scan stays in memory after its first epoch.
     assert facts["decoded_per_delivered"] == 0
     session.close()
+
+
+@pytest.mark.parametrize("key", list(DECODERS))
+def test_decoding_is_measured_alone(key: str, work: Workload) -> None:
+    session = start(key, dataclasses.replace(work, n_threads=2))
+    session.warm_up()
+    done = session.run(1)
+    session.close()
+    assert done["units"] > 0
+    assert done["seconds"] > 0
+
+
+def test_what_an_epoch_decodes_is_decoded_alone(work: Workload) -> None:
+    store = work.open()
+    # The whole scan stays in memory: each chunk is decoded once, in the first epoch.
+    recorded = np.sort(np.concatenate(record_jobs(work)))
+    assert recorded.tolist() == list(range(store.chunks.n_chunks))
+    every = DecodeTrial(work)
+    done = every.run(1)
+    every.close()
+    assert done.facts["chunks_decoded"] == store.chunks.n_chunks
+    assert done.units == pytest.approx(60)
+
+
+def test_the_codec_has_the_bytes_of_the_shards(work: Workload) -> None:
+    store = work.open()
+    chunks = np.array([0, store.chunks.n_chunks - 1])
+    encoded, places = encoded_chunks(store, chunks)
+    whole = store.chunks
+    memory = np.empty((1, whole.chunk_nbytes), np.uint8)
+    for chunk, (first, length) in zip(chunks, places, strict=True):
+        whole.read_chunks(np.array([chunk]), np.array([0]), memory)
+        frames = Blosc().decode(encoded[first : first + length - 4].tobytes())
+        assert bytes(frames) == memory[0].tobytes()
 
 
 @pytest.mark.parametrize("key", list(INGESTERS))

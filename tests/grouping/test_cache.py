@@ -76,6 +76,9 @@ def test_a_table_is_drawn_once_and_then_read(scan, beside, forbid_drawing, confi
     again = cached_group_table(scan, config)
     assert only_file(beside).read_bytes() == wanted
     assert_canonical(again, scan, config)
+    for array in (again.nn_indices, again.seeds):
+        assert array.flags.aligned, "kernels are compiled for aligned arrays"
+        assert array.flags.owndata, "a view would keep the whole file in memory"
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,14 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
         yield seen
 
 
+def stored_limits(store) -> tuple[int, int]:
+    """Count from the stored frames what the store says of its pixels."""
+    frames = store.stored(np.arange(store.n_frames))
+    bits = frames.view(f"u{frames.itemsize}").reshape(len(frames), -1)
+    wide = (bits > 255).sum(axis=1).max() if frames.dtype.kind == "u" else 0
+    return int((bits != 0).sum(axis=1).max()), int(wide)
+
+
 def ptyzarr_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("ptyzarr-")]
 
@@ -202,6 +210,7 @@ def test_smallest_dtype_that_holds_the_largest_count(make_scan_store, largest, d
     assert store.quantity == ("amplitude" if dtype == "float32" else "counts")
     assert store.amplitude_dtype == np.float32
     assert store.amplitude(np.arange(40)).tobytes() == frames.tobytes()
+    assert store.pixel_limits == stored_limits(store)
 
 
 @pytest.mark.parametrize("frame", [0, 39])
@@ -235,6 +244,7 @@ def test_integer_amplitudes_keep_their_dtype(make_scan_store, dtype, compressed)
     assert (store.quantity, store.amplitude_dtype) == ("amplitude", np.dtype(dtype))
     assert store.amplitude(np.arange(40)).tobytes() == frames.tobytes()
     assert np.array_equal(store.frame_power, frame_power(frames))
+    assert store.pixel_limits == stored_limits(store)
 
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f8", ">f4", ">f8"])
@@ -330,6 +340,7 @@ def test_masked_pixels_are_stored_as_zero(make_scan_store, set_sizes, compressed
     assert store.amplitude(np.arange(40)).tobytes() == expected.tobytes()
     assert store.array("masked/index").shape == (2 + 256,)
     assert np.array_equal(store.frame_power, frame_power(expected))
+    assert store.pixel_limits == stored_limits(store)
 
 
 @pytest.fixture
@@ -372,6 +383,7 @@ def test_later_blocks_may_change_what_is_stored(
     assert store.array("diffraction").dtype == dtype
     expected = np.where(np.isfinite(frames), frames, 0)
     assert store.amplitude(np.arange(40)).tobytes() == expected.tobytes()
+    assert store.pixel_limits == stored_limits(store)
     out = export(store, tmp_path / "out.npz")
     assert member_crcs(out) == member_crcs(source)
     store.close()

@@ -533,3 +533,22 @@ def test_extra_members_are_looked_up_by_their_keys_and_decoded(make_scan_store: 
         np.testing.assert_array_equal(found, values)
     with pytest.raises(KeyError):
         store.extra["nothing"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        pytest.param({"max_nonzero": 9, "max_wide": 0}, (9, 0), id="recorded"),
+        pytest.param({}, None, id="by an older or another program"),
+        pytest.param({"max_nonzero": 9}, None, id="half"),
+        pytest.param({"max_nonzero": -1, "max_wide": 0}, None, id="negative"),
+        pytest.param({"max_nonzero": "9", "max_wide": 0}, None, id="text"),
+    ],
+)
+def test_pixel_limits_are_optional(store, tmp_path, attributes, expected):
+    path = tmp_path / "scan.zarr" / "diffraction" / ROOT_KEY
+    metadata = json.loads(path.read_bytes())
+    metadata["attributes"] = {"quantity": store.quantity, **attributes}
+    path.write_text(json.dumps(metadata))
+    rewrite_root(tmp_path / "scan.zarr", lambda _: None)
+    assert open_store(tmp_path / "scan.zarr").pixel_limits == expected

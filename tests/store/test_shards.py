@@ -360,3 +360,17 @@ def test_errors_of_another_reader_become_ours(error, expected):
 
     with pytest.raises(expected, match="the frames: chunk 1"):
         read(FallbackReader(LAYOUT, fail, "the frames"), [1])
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32"])
+@pytest.mark.parametrize("frame_size", [8, 96])
+def test_planes_are_the_bytes_of_the_same_pixels(tmp_path, dtype, frame_size):
+    layout = FrameFormat(7, frame_size, np.dtype(dtype), 2, 4)
+    frames = make_frames(layout)
+    reader = open_reader(tmp_path, layout, write_shards(tmp_path, layout, frames))
+    assert reader.has_planes
+    chunks = np.arange(layout.n_chunks)
+    pixels, planes = (np.zeros((len(chunks), layout.chunk_nbytes), np.uint8) for _ in range(2))
+    assert reader.read_chunks(chunks, chunks, pixels) == reader.read_planes(chunks, chunks, planes)
+    shape = (len(chunks), -1, layout.dtype.itemsize)
+    assert planes.tobytes() == np.moveaxis(pixels.reshape(shape), 2, 1).tobytes()

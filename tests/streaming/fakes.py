@@ -67,9 +67,11 @@ class FakeScan:
         n_modes=None,
         with_object=True,
         position_dtype=np.float64,
+        mean_count=5.0,
+        limits_known=False,
     ):
         rng = np.random.default_rng(seed)
-        frames = rng.poisson(5.0, (n_frames, frame_size, frame_size))
+        frames = rng.poisson(mean_count, (n_frames, frame_size, frame_size))
         if quantity == "counts":
             self.frames = frames.astype(dtype)
         else:
@@ -97,6 +99,10 @@ class FakeScan:
             size = int(self.positions.max()) + 2 * frame_size
             values = rng.normal(size=(size, size)) + 1j * rng.normal(size=(size, size))
             self.object_guess = values.astype(np.complex64)
+        self.pixel_limits = None
+        if limits_known:
+            wide = (frames > 255).sum(axis=(1, 2)).max() if quantity == "counts" else 0
+            self.pixel_limits = int((frames != 0).sum(axis=(1, 2)).max()), int(wide)
         self.digest = digest or f"fake-{seed}-{n_frames}-{frame_size}"
         self.path = f"memory://{self.digest}.zarr"
         self.chunks = FakeChunks(np.ascontiguousarray(self.frames[self.frame_index]), chunk_frames)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
-from ptyzarr.errors import BudgetError, ConfigError
+from ptyzarr.errors import BudgetError, ConfigError, DamagedStoreError
 from ptyzarr.grouping import group_coords, group_table, normalization_factor, object_patches
 from ptyzarr.streaming import Batch, GroupLoader
 from ptyzarr.streaming.loader import count_threads
@@ -128,6 +128,12 @@ def test_batches_depend_on_nothing_that_only_makes_them_fast(
     assert row_bytes(loader) == row_bytes(reference)
 
 
+@pytest.fixture(autouse=True)
+def first_run(monkeypatch):
+    """Divide budgets as where the system does not tell what has been taken already."""
+    monkeypatch.setattr("ptyzarr.streaming.loader.resident_memory", lambda: None)
+
+
 def minimum_memory(scans, grouping=PAIRS, **changes):
     with pytest.raises(BudgetError) as caught:
         make_loader(scans, grouping, **{**changes, "memory": 1})
@@ -144,6 +150,22 @@ def test_the_least_memory_serves_batches_in_parts():
     with pytest.raises(BudgetError, match="raise memory") as caught:
         make_loader(FakeScan(chunk_frames=1), memory=memory - 1)
     assert caught.value.code == "budget"
+
+
+@pytest.mark.parametrize(
+    ("taken", "gains"),
+    [pytest.param(0, True, id="compiled before"), pytest.param(10**9, False, id="all is spent")],
+)
+def test_what_the_start_did_not_take_goes_to_the_pool(monkeypatch, taken, gains):
+    scan = FakeScan(chunk_frames=1)
+    memory, expected = minimum_memory(scan), row_bytes(make_loader())
+    sizes = iter([(0, 0), (taken, taken)])
+    monkeypatch.setattr("ptyzarr.streaming.loader.resident_memory", lambda: next(sizes))
+    loader = make_loader(scan, memory=memory)
+    assert loader.projected_memory <= memory
+    assert row_bytes(loader) == expected
+    decoded, distinct = loader.stats.chunks_decoded, loader.stats.distinct_chunks
+    assert (decoded == distinct) == gains
 
 
 def test_the_order_differs_from_epoch_to_epoch_and_returns():
@@ -267,6 +289,38 @@ def test_ranks_share_an_epoch(policy, drop_last):
     assert len(set(groups)) == len(groups) == (192 if drop_last else 200)
     assert sizes.shape == (3, 4 if drop_last else 5)
     assert (np.ptp(sizes, axis=0) <= 1).all()
+
+
+def sparse_scans(*, limits_known):
+    common = {"frame_size": 16, "mean_count": 0.1, "limits_known": limits_known}
+    return [
+        FakeScan(60, seed=1, chunk_frames=3, **common),
+        FakeScan(50, seed=2, quantity="amplitude", dtype=np.float32, **common),
+        FakeScan(40, seed=3, frame_size=16, chunk_frames=1),
+    ]
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_packed_scans_give_the_same_batches(policy, channels, monkeypatch):
+    monkeypatch.setattr("ptyzarr.streaming.packing.expands", lambda: True)
+    memory = minimum_memory(sparse_scans(limits_known=True)) + 8000
+    loaders = [
+        make_loader(sparse_scans(limits_known=known), shuffle=policy, channels=channels, **extra)
+        for known, extra in ((True, {"memory": memory}), (True, {}), (False, {}))
+    ]
+    tight, packed, plain = (row_bytes(loader) for loader in loaders)
+    assert tight == packed == plain
+    buffers = [loader.stats.peak_buffer_bytes for loader in loaders]
+    assert buffers[0] < buffers[1] < buffers[2]
+
+
+def test_frames_with_more_pixels_than_the_store_says_are_an_error(monkeypatch):
+    monkeypatch.setattr("ptyzarr.streaming.packing.expands", lambda: True)
+    scan = FakeScan(60, frame_size=16, mean_count=0.1, limits_known=True)
+    scan.pixel_limits = scan.pixel_limits[0] - 1, 0
+    with pytest.raises(DamagedStoreError, match="more non-zero pixels than the store says"):
+        list(make_loader(scan))
 
 
 def test_the_scale_may_be_given():

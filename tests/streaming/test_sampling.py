@@ -15,9 +15,9 @@ GOLDEN_FULL = """
 11 58 6 36 57 46 35 19 39 10 7 8 41 12 27 37 62 5 55 15
 """
 GOLDEN_WINDOW = """
-23 25 63 4 28 47 5 53 42 52 12 6 61 11 40 30 9 49 58 35 3 43
-8 38 21 56 2 57 18 29 1 17 50 10 51 27 59 54 46 48 14 19 22 33
-45 0 26 32 7 62 34 13 15 31 36 37 44 60 55 20 39 24 41 16
+29 57 33 62 58 15 63 51 2 50 54 4 31 7 0 44 11 21 24 19 35 3
+10 48 37 22 34 23 8 59 43 61 40 6 41 27 25 52 14 20 46 9 28 17
+13 42 26 16 5 32 18 55 47 45 38 39 12 30 53 36 49 56 1 60
 """
 
 POLICIES = [pytest.param(name, id=str(name)) for name in SAMPLERS]
@@ -169,6 +169,26 @@ def test_a_window_is_a_random_mixture_of_its_tiles():
         assert len(np.unique(window)) == 24
         # Any batch of 64 from a window has groups of most of its 24 tiles.
         assert min(len(np.unique(batch)) for batch in window.reshape(-1, 64)) > 16
+
+
+@settings(deadline=None)
+@given(n_tiles=st.integers(24, 300), epoch=st.integers(0, 3))
+def test_each_window_has_a_tile_of_every_part_of_the_scan(n_tiles, epoch):
+    (order,) = orders("window", [scan(n_tiles * 2, 2)], epoch=epoch)
+    n_windows = n_tiles // MIN_WINDOW_TILES
+    for window in range(n_windows - 1):
+        groups = order[window * MIN_WINDOW_TILES * 2 : (window + 1) * MIN_WINDOW_TILES * 2]
+        tiles = np.unique(groups // 2)
+        # Parts differ in length by a tile at most, so each tile is within one of its part's place.
+        expected = np.arange(MIN_WINDOW_TILES) * n_tiles / MIN_WINDOW_TILES
+        assert (tiles > expected - MIN_WINDOW_TILES).all()
+        assert (tiles < expected + n_tiles / MIN_WINDOW_TILES + MIN_WINDOW_TILES).all()
+
+
+def test_the_middles_of_successive_batches_are_hardly_correlated():
+    (order,) = orders("window", [scan(24 * 40 * 16, 16)])
+    middles = order.reshape(-1, 64).mean(axis=1)
+    assert abs(np.corrcoef(middles[:-1], middles[1:])[0, 1]) < 0.3
 
 
 def test_a_short_rest_joins_the_last_window():

@@ -18,8 +18,8 @@ def make_map(sizes, chunk_frames, group_size, n_groups, seed):
         frame_starts=np.concatenate([[0], np.cumsum(sizes)]),
         chunk_starts=np.concatenate([[0], np.cumsum(chunks)]),
         chunk_frames=np.full(len(sizes), chunk_frames),
-        slot_pixels=np.full(len(sizes), chunk_frames * 3),
-        frame_pixels=3,
+        slot_strides=np.full(len(sizes), chunk_frames * 3),
+        frame_strides=np.full(len(sizes), 3),
     )
 
 
@@ -88,9 +88,9 @@ class Simulation:
         for position in positions:
             chunks, within = chunks_of(self.fm, order[position])
             offsets = block.offsets[position - block.edges[0]]
-            slots, rest = np.divmod(offsets, self.fm.slot_pixels[0])
+            slots, rest = np.divmod(offsets, self.fm.slot_strides[0])
             assert self.resident[slots].tolist() == chunks.tolist()
-            assert rest.tolist() == (within * self.fm.frame_pixels).tolist()
+            assert rest.tolist() == (within * self.fm.frame_strides[0]).tolist()
             assert position // self.batch_size == block.batches[index]
         return list(positions)
 
@@ -192,8 +192,8 @@ def test_the_chunk_whose_next_use_is_farthest_makes_room():
         frame_starts=np.array([0, 5]),
         chunk_starts=np.array([0, 5]),
         chunk_frames=np.array([1]),
-        slot_pixels=np.array([1]),
-        frame_pixels=1,
+        slot_strides=np.array([1]),
+        frame_strides=np.array([1]),
     )
     simulation = Simulation(fm, 4, 1, 20, 1)
     n_loads, _, _ = simulation.run(np.arange(len(uses)))
@@ -212,8 +212,8 @@ def test_loads_leave_the_chunks_of_the_last_steps_alone():
         frame_starts=np.array([0, 420]),
         chunk_starts=np.array([0, 420]),
         chunk_frames=np.array([1]),
-        slot_pixels=np.array([1]),
-        frame_pixels=1,
+        slot_strides=np.array([1]),
+        frame_strides=np.array([1]),
     )
     planner = ChunkPlanner(fm, n_slots=24, batch_size=1, block_batches=50, job_chunks=1)
     assert planner.depth == 11
