@@ -149,10 +149,14 @@ def info_command(store: str, as_json: bool) -> None:
         "digest": facts["digest"],
         "frames digest": facts["frames_digest"],
     }
+    if source["incomplete"] is not None:
+        found = ", ".join(f"{key} {n}" for key, n in source["incomplete"]["found"].items())
+        kept = source["incomplete"]["kept"]
+        lines["incomplete"] = f"found {found}; the first {kept} are frames, export gives back all"
     for key, value in opened.attrs["physics"].items():
         lines[key] = f"{value:g}"
     for key, value in lines.items():
-        click.echo(f"{key + ':':<15} {value}")
+        click.echo(f"{key + ':':<15} {_printable(value)}")
 
 
 @cli.command("verify")
@@ -387,7 +391,9 @@ def summary(store: ScanStore) -> dict[str, Any]:
         "schema_version": store.attrs["schema_version"],
         "physics": store.attrs["physics"],
         "extra": list(store.extra),
-        "source": {key: source[key] for key in ("name", "format", "size", "frames_key")},
+        "source": {
+            key: source.get(key) for key in ("name", "format", "size", "frames_key", "incomplete")
+        },
     }
 
 
@@ -451,6 +457,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _printable(text: str) -> str:
+    """Return text with control characters spelled out: a source names its members as it likes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo("ptyzarr: " + " ".join(message.split()), err=True)
+    click.echo("ptyzarr: " + _printable(" ".join(message.split())), err=True)
     sys.exit(code)
