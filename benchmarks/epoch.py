@@ -2,7 +2,7 @@
 
 Two tables for each layout: of a consumer that drops each batch, and of one that reads it at once.
 
-python benchmarks/epoch.py --scan medium --memory 512MiB
+python benchmarks/epoch.py --scan medium --memory 287MiB
 """
 
 from __future__ import annotations

@@ -33,13 +33,13 @@ _BLOCK = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->
 _PACKAGES = ("numpy", "zarr", "torch", "zarrs", "tensorstore", "h5py", "tensordict")
 #: Rows of the README by the beginnings of their names, and what they are called there.
 _README_ROWS = {
-    "ptyzarr window, 2.0 GiB": "**ptyzarr**, window shuffle, 2 GiB (the decoded scan stays)",
-    "ptyzarr window, 512 MiB": "**ptyzarr**, window shuffle, 512 MiB",
-    "ptyzarr full, 512 MiB": "**ptyzarr**, full shuffle, 512 MiB",
+    "ptyzarr window, 287 MiB": "**ptyzarr**, window shuffle, 287 MiB (the scan stays, packed)",
+    "ptyzarr window, 208 MiB": "**ptyzarr**, window shuffle, 208 MiB (half of it stays)",
+    "ptyzarr full, 287 MiB": "**ptyzarr**, full shuffle, 287 MiB",
     RAM_ALL: "whole scan in RAM, torch `index_select`, all threads",
     RAM_ONE: "the same, 1 thread",
     "numpy.memmap gather": "`numpy.memmap`",
-    "TensorStore index array, our store, 2.0 GiB": "TensorStore, index arrays, 2 GiB of cache",
+    "TensorStore index array, our store, 287 MiB": "TensorStore, index arrays, 287 MiB of cache",
     "TensorStore index array, our store, 512 MiB": "TensorStore, index arrays, 512 MiB of cache",
     "TensorDict map": "TensorDict memory map of duplicated groups (PtychoPINN's way)",
     "blocks of duplicated": "shuffled blocks of duplicated groups (annbatch's way)",
@@ -110,7 +110,9 @@ def readme_epoch(results: Results) -> str:
     for start, name in _README_ROWS.items():
         found += [(row, name) for row in report.rows if row.label.startswith(start) and row.rates]
     found.sort(key=lambda pair: pair[0].median, reverse=True)
-    cells = [[name, round(row.median), report.ratio(row), *sizes(row)] for row, name in found]
+    cells = [
+        [name, round(row.median), f"{report.ratio(row):.2f}", *sizes(row)] for row, name in found
+    ]
     columns = ("loader", "groups/s", "ratio", "memory added, MiB", "on disk, MiB")
     return (
         f"A shuffled epoch over {facts['groups']:,} groups of {facts['group_size']} frames of "

@@ -46,7 +46,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("ingest", ["--scan", "medium"]),
         ("decode", ["--scan", "medium"]),
         ("epoch", ["--scan", "medium"]),
-        ("epoch", ["--scan", "real", "--rounds", "3", "--round-s", "0.5"]),
+        ("epoch", ["--scan", "real", "--rounds", "3", "--round-s", "0.5", "--channels", "last"]),
         ("disk", ["--scan", "medium"]),
         ("timeline", ["--scan", "medium"]),
         ("growth", []),

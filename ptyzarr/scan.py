@@ -175,6 +175,9 @@ class Scan:
     object_guess : (H, W) or None
     extra
         Every other member by its original key.
+    lengths
+        How many frames each per-frame member has, by its key, the frames first; more than
+        `n_frames` where the scan was cut to the common beginning.
     members
         Every member of the file, in file order.
     """
@@ -193,6 +196,7 @@ class Scan:
     probe_guess: NDArray[Any]
     object_guess: NDArray[Any] | None
     extra: Mapping[str, MemberReader]
+    lengths: Mapping[str, int]
     members: tuple[Member, ...]
 
     @property

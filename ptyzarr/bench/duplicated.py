@@ -9,8 +9,8 @@ import numpy as np
 
 from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery
 from ptyzarr.bench.files import BLOCK_GROUPS, BLOCKS, DUPLICATED, shuffled_once
-from ptyzarr.bench.peers import ZARRS, amplitude, open_zarr
-from ptyzarr.bench.ram import lay_out
+from ptyzarr.bench.gathering import BatchGather
+from ptyzarr.bench.peers import ZARRS, open_zarr
 from ptyzarr.bench.workload import Workload
 
 #: Blocks that are read together and shuffled in memory.
@@ -49,10 +49,8 @@ def make_blocks_trial(work: Workload) -> BatchTrial:
     except ImportError:
         pipeline = None
     array = open_zarr(work.path(BLOCKS), pipeline, work)
-    members, store = shuffled_once(work), work.open()
-    is_counts, size = store.quantity == "counts", store.frame_size
-    group_size = work.grouping.group_size
-    last = np.empty((work.batch_size, size, size, group_size), np.float32)
+    members, batch = shuffled_once(work), BatchGather(work)
+    channels = np.arange(work.grouping.group_size)
     n_blocks = -(-len(members) // BLOCK_GROUPS)
 
     def batches(epoch: int) -> Deliveries:
@@ -68,9 +66,7 @@ def make_blocks_trial(work: Workload) -> BatchTrial:
             order = rng.permutation(len(rows))
             for first in range(0, len(order), work.batch_size):
                 part = order[first : first + work.batch_size]
-                x = amplitude(buffer[part], is_counts=is_counts).reshape(-1, size, size)
-                yield Delivery(
-                    x=lay_out(x, members[rows[part]], last, work), members=members[rows[part]]
-                )
+                frames = part[:, np.newaxis] * len(channels) + channels
+                yield Delivery(x=batch.gather(buffer, frames), members=members[rows[part]])
 
     return BatchTrial(batches, work)

@@ -13,16 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery, Work
+from ptyzarr.bench.gathering import BatchGather
 from ptyzarr.bench.workload import Workload
 from ptyzarr.config import LoaderConfig, Shuffle
 from ptyzarr.scan import ChunkReader
-from ptyzarr.store import ScanStore
 from ptyzarr.streaming import (
     GroupLoader,
     PackedFrames,
     aligned_bytes,
     choose_packing,
-    gather_frames,
     pack_frames,
 )
 
@@ -78,60 +77,38 @@ class GatherTrial:
 
     def __init__(self, work: Workload, *, is_packed: bool = False) -> None:
         self._work = work
-        store = work.open()
-        self._is_counts = store.quantity == "counts"
-        self._frames: NDArray[Any] | PackedFrames
-        self._frames, self._offsets = _decode_all(work)
+        self._values: NDArray[Any] | PackedFrames
+        self._values, self._frames = _decode_all(work)
         if is_packed:
-            self._frames, self._offsets = _pack_all(store, self._frames, self._offsets)
-        self._shape = (work.batch_size, store.frame_size**2 * work.grouping.group_size)
-        store.close()
+            self._values = _pack_all(work, self._values)
         self._pool = ThreadPoolExecutor(work.n_threads)
-        nbytes = 4 * self._shape[0] * self._shape[1]
-        self._outputs = [
-            aligned_bytes(nbytes).view(np.float32).reshape(self._shape)
-            for _ in range(work.n_threads)
-        ]
+        self._batches = [BatchGather(work) for _ in range(work.n_threads)]
 
     def run(self, round_number: int) -> Work:
         """Gather batches of a uniform shuffle, each thread into memory of its own."""
         rng = np.random.default_rng(round_number)
-        offsets = self._offsets[rng.permutation(len(self._offsets))]
+        frames = self._frames[rng.permutation(len(self._frames))]
         deadline = time.perf_counter() + self._work.round_s
         places = itertools.count()
 
-        def work(number: int) -> int:
+        def work(batch: BatchGather) -> int:
             done = 0
             while time.perf_counter() < deadline:
                 first = next(places) * self._work.batch_size
-                part = offsets[first : first + self._work.batch_size]
+                part = frames[first : first + self._work.batch_size]
                 if not len(part):
                     break
-                self._gather(part, self._outputs[number])
+                batch.gather(self._values, part)
                 done += len(part)
             return done
 
         started = time.perf_counter()
-        n_groups = sum(self._pool.map(work, range(self._work.n_threads)))
+        n_groups = sum(self._pool.map(work, self._batches))
         return Work(units=n_groups, seconds=time.perf_counter() - started)
 
     def close(self) -> None:
         """End the threads."""
         self._pool.shutdown()
-
-    def _gather(self, offsets: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        # The loader's own two layouts: one row a group, or one row a frame.
-        if self._work.channels == "first":
-            offsets = offsets.reshape(-1, 1)
-        n_rows = self._shape[0] * self._work.grouping.group_size // offsets.shape[1]
-        gather_frames(
-            self._frames,
-            offsets,
-            np.arange(len(offsets)),
-            np.float32(1),
-            out.reshape(n_rows, -1),
-            is_counts=self._is_counts,
-        )
 
 
 class FirstEpochTrial:
@@ -161,29 +138,29 @@ class FirstEpochTrial:
 
 
 def _decode_all(work: Workload) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Return all stored frames as one flat array, and where the frames of each group begin."""
+    """Return all stored frames as one flat array, and the row of each group member in it."""
     store = work.open()
     reader: ChunkReader = store.chunks
     memory = np.empty((reader.n_chunks, reader.chunk_nbytes), np.uint8)
     chunks = np.arange(reader.n_chunks)
     reader.read_chunks(chunks, chunks, memory)
-    offsets = store.rows[work.members()] * store.frame_size**2
+    frames = store.rows[work.members()]
     store.close()
-    return memory.reshape(-1).view(reader.dtype), offsets
+    return memory.reshape(-1).view(reader.dtype), frames
 
 
-def _pack_all(
-    store: ScanStore, frames: NDArray[Any], offsets: NDArray[np.int64]
-) -> tuple[NDArray[Any] | PackedFrames, NDArray[np.int64]]:
-    """Return frames packed, and where they begin then; unchanged where packing is not worth it."""
+def _pack_all(work: Workload, values: NDArray[Any]) -> NDArray[Any] | PackedFrames:
+    """Return frames packed as in the loader's pool; unchanged where that is not worth it."""
+    store = work.open()
     n_pixels = store.frame_size**2
-    packing = choose_packing(frames.dtype, n_pixels, store.pixel_limits)
+    packing = choose_packing(values.dtype, n_pixels, store.pixel_limits)
+    frames = values.reshape(-1, n_pixels)[: store.n_frames]
+    store.close()
     if packing is None:
-        return frames, offsets
-    rows = frames.reshape(-1, n_pixels)[: store.n_frames]
-    packed = PackedFrames.over(aligned_bytes(len(rows) * packing.frame_nbytes), packing)
-    pack_frames(rows, np.arange(len(rows)) * packing.frame_nbytes, packed)
-    return packed, offsets // n_pixels * packing.frame_nbytes
+        return values
+    packed = PackedFrames.over(aligned_bytes(len(frames) * packing.frame_nbytes), packing)
+    pack_frames(frames, np.arange(len(frames)) * packing.frame_nbytes, packed)
+    return packed
 
 
 def make_packed_gather_trial(work: Workload) -> GatherTrial:

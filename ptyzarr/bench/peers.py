@@ -1,7 +1,7 @@
 """Readers of chunked files: zarr-python, zarrs, TensorStore, HDF5, worker processes.
 
-All read the same integers as we do, so that the reader is what differs; the square root is one
-NumPy call into the batch.
+All read the same integers as we do, and make batches of them with our own kernel, so that the
+reader is what differs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery
 from ptyzarr.bench.files import HDF5, SINGLE
+from ptyzarr.bench.gathering import BatchGather
 from ptyzarr.bench.machine import resident_memory
-from ptyzarr.bench.ram import cut, lay_out
+from ptyzarr.bench.ram import cut
 from ptyzarr.bench.workload import Workload, shuffled
 
 ReadFrames = Callable[[NDArray[np.int64]], NDArray[Any]]
@@ -45,20 +46,14 @@ def make_reader_trial(
     close
         Called at the end.
     """
-    store, groups = work.open(), work.members()
-    is_counts, size = store.quantity == "counts", store.frame_size
-    group_size = work.grouping.group_size
-    flat = np.empty((work.batch_size * group_size, size, size), np.float32)
-    last = np.empty((work.batch_size, size, size, group_size), np.float32)
+    groups, batch = work.members(), BatchGather(work)
 
     def batches(epoch: int) -> Deliveries:
         for members in cut(shuffled(groups, work.seed, epoch), work.batch_size):
             wanted = members if rows is None else rows[members]
             distinct, places = np.unique(wanted.reshape(-1), return_inverse=True)
-            amplitudes = amplitude(read(distinct), is_counts=is_counts)
-            part = flat[: members.size]
-            np.take(amplitudes, places, axis=0, out=part, mode="clip")
-            yield Delivery(x=lay_out(part, members, last, work), members=members)
+            x = batch.gather(read(distinct), places.reshape(members.shape))
+            yield Delivery(x=x, members=members)
 
     return BatchTrial(batches, work, close=close)
 

@@ -46,7 +46,7 @@ class BenchReport:
     def ratio(self, row: Row) -> float:
         """Return a row's median rate over that of the reference; NaN where either did not run."""
         reference = self._reference_row()
-        return row.median / reference.median if reference else math.nan
+        return row.median / reference.median if reference and reference.median else math.nan
 
     def cpu_ratio(self, row: Row) -> float:
         """Return the same of the rates for each second of processor time."""

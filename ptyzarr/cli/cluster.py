@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ptyzarr.cli.options import config_from, config_options
-from ptyzarr.cli.output import json_flag, print_json
+from ptyzarr.cli.output import json_flag, print_json, printable
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.config import IngestConfig, format_size
 from ptyzarr.errors import InterruptedIngestError, PtyzarrError
@@ -144,7 +144,8 @@ def ingest_folder(sources: list[str], folder: str, config: IngestConfig, as_json
 def _report_failures(outcomes: list[ScanOutcome], counts: dict[str, int], n_sources: int) -> None:
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
-        click.echo(f"failed: {outcome.source}: {outcome.message}", err=True)
+        message = " ".join((outcome.message or "").split())
+        click.echo(printable(f"failed: {outcome.source}: {message}"), err=True)
     tally = ", ".join(f"{count} {status}" for status, count in counts.items())
     if outcomes and outcomes[-1].code == "interrupted":
         raise InterruptedIngestError(

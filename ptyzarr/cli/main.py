@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import resource
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import numpy as np
 
 from ptyzarr._version import __version__
 from ptyzarr.bench import format_table as format_bench
@@ -26,14 +24,13 @@ from ptyzarr.cli.cluster import (
     plan_command,
     publish_command,
 )
-from ptyzarr.cli.groups import write_groups
-from ptyzarr.cli.options import config_from, config_options
-from ptyzarr.cli.output import json_flag, print_json
+from ptyzarr.cli.groups import group_command
+from ptyzarr.cli.options import GROUPS, config_from, config_options
+from ptyzarr.cli.output import json_flag, print_json, printable
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
 from ptyzarr.demo import format_table, run_demo
-from ptyzarr.errors import PtyzarrError, ScanExistsError, StorageError
-from ptyzarr.grouping import cached_group_table, group_coords, normalization_factor
+from ptyzarr.errors import PtyzarrError
 from ptyzarr.ingestion import export, ingest, verify
 from ptyzarr.progress import Progress
 from ptyzarr.store import ScanStore, open_store
@@ -44,8 +41,6 @@ from ptyzarr.view import draw_scan
 EXIT_CODES = {"config": 2, "verification": 4, "interrupted": 75}
 BAD_INPUT = 3
 INTERRUPTED = 75
-
-_GROUPS = {"gridsize": 2, "n_neighbors": 6}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -67,6 +62,7 @@ def cli() -> None:
 
 cli.add_command(plan_command)
 cli.add_command(publish_command)
+cli.add_command(group_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -153,10 +149,14 @@ def info_command(store: str, as_json: bool) -> None:
         "digest": facts["digest"],
         "frames digest": facts["frames_digest"],
     }
+    if source["incomplete"] is not None:
+        found = ", ".join(f"{key} {n}" for key, n in source["incomplete"]["found"].items())
+        kept = source["incomplete"]["kept"]
+        lines["incomplete"] = f"found {found}; the first {kept} are frames, export gives back all"
     for key, value in opened.attrs["physics"].items():
         lines[key] = f"{value:g}"
     for key, value in lines.items():
-        click.echo(f"{key + ':':<15} {value}")
+        click.echo(f"{key + ':':<15} {printable(value)}")
 
 
 @cli.command("verify")
@@ -192,61 +192,9 @@ def export_command(store: str, out: str, as_json: bool) -> None:
         click.echo(f"{path}: {format_size(size)}, equal to the source bit for bit")
 
 
-@cli.command("group")
-@click.argument("store")
-@config_options(GroupingConfig, defaults=_GROUPS)
-@click.option("-o", "--out", type=click.Path(), help="Write the group table to this NPZ.")
-@click.option("--frames", is_flag=True, help="Write a zarr group that holds the frames too.")
-@click.option("--patches", is_flag=True, help="With --frames: write Y, the object patches, too.")
-@json_flag
-def group_command(
-    store: str, out: str | None, frames: bool, patches: bool, as_json: bool, **options: Any
-) -> None:
-    r"""Draw the canonical groups of a scan.
-
-    The table holds nn_indices, coords_nn, coords_offsets, coords_relative and norm_factor, as the
-    reference gives them for the same seed; no frame is read.
-
-    \b
-    ptyzarr group scan.zarr -o groups.npz              the table
-    ptyzarr group scan.zarr --frames -o groups.zarr    the grouped, normalised frames as well
-
-    With --frames they become arrays of a zarr group, written chunk by chunk, for programs that
-    cannot use the loader; X is C times the size of the scan.
-    """
-    config = config_from(GroupingConfig, options)
-    if (frames and out is None) or (patches and not frames):
-        raise click.UsageError("--frames needs -o, the group to write, and --patches --frames.")
-    opened = open_store(store)
-    table = grouped_table(opened, config)
-    if frames and out is not None:
-        write_groups(
-            opened, config, table["nn_indices"], out, patches=patches, progress=terminal_progress()
-        )
-    elif out is not None:
-        _write_npz(Path(out), table)
-    facts = {
-        "store": store,
-        "n_groups": len(table["nn_indices"]),
-        "group_size": config.group_size,
-        "norm_factor": float(table["norm_factor"]),
-        "nn_indices_dtype": str(table["nn_indices"].dtype),
-        "frames_used": len(np.unique(table["nn_indices"])),
-        "out": out,
-    }
-    if as_json:
-        print_json(facts)
-    else:
-        where = f"; written to {out}" if out else ""
-        click.echo(
-            f"{facts['n_groups']} groups of {config.group_size} from {opened.n_frames} frames, "
-            f"{facts['frames_used']} of them used, normalisation {facts['norm_factor']:.6g}{where}"
-        )
-
-
 @cli.command("stream")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
-@config_options(GroupingConfig, hide=("seed",), defaults=_GROUPS)
+@config_options(GroupingConfig, hide=("seed",), defaults=GROUPS)
 @config_options(LoaderConfig, help={"seed": "seed of the groups and of the epoch order"})
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
 @json_flag
@@ -275,7 +223,7 @@ def stream_command(stores: tuple[str, ...], epochs: int, as_json: bool, **option
 @cli.command("view")
 @click.argument("store")
 @click.option("-o", "--out", type=click.Path(), required=True, help="Picture to write (.png, ...).")
-@config_options(GroupingConfig, defaults=_GROUPS)
+@config_options(GroupingConfig, defaults=GROUPS)
 @click.option("--n-groups", type=click.IntRange(0), default=4, show_default=True)
 @json_flag
 def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: Any) -> None:
@@ -298,7 +246,7 @@ def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: 
     show_default=True,
     help="Folder for the JSON and the plot.",
 )
-@config_options(GroupingConfig, only=("gridsize", "n_neighbors"), defaults=_GROUPS)
+@config_options(GroupingConfig, only=("gridsize", "n_neighbors"), defaults=GROUPS)
 @config_options(LoaderConfig, only=("batch_size", "channels", "memory", "n_threads", "seed"))
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
 @json_flag
@@ -388,19 +336,6 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def grouped_table(store: ScanStore, config: GroupingConfig) -> dict[str, Any]:
-    """Return indices, coordinates and factor of the canonical groups; reads no frame."""
-    nn_indices = cached_group_table(store, config).nn_indices
-    nn, offsets, relative = group_coords(store.positions, nn_indices)
-    return {
-        "nn_indices": nn_indices,
-        "coords_nn": nn,
-        "coords_offsets": offsets,
-        "coords_relative": relative,
-        "norm_factor": normalization_factor(store.frame_power, nn_indices, store.frame_size),
-    }
-
-
 def summary(store: ScanStore) -> dict[str, Any]:
     """Return the facts that ``info --json`` prints."""
     source = store.attrs["source"]
@@ -422,24 +357,10 @@ def summary(store: ScanStore) -> dict[str, Any]:
         "schema_version": store.attrs["schema_version"],
         "physics": store.attrs["physics"],
         "extra": list(store.extra),
-        "source": {key: source[key] for key in ("name", "format", "size", "frames_key")},
+        "source": {
+            key: source.get(key) for key in ("name", "format", "size", "frames_key", "incomplete")
+        },
     }
-
-
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    if path.exists():
-        raise ScanExistsError(f"{path} exists; remove it or choose another name")
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        with scratch.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(scratch, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}; choose another place"
-        ) from error
 
 
 def _discard_output() -> None:
@@ -448,5 +369,5 @@ def _discard_output() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo("ptyzarr: " + " ".join(message.split()), err=True)
+    click.echo("ptyzarr: " + printable(" ".join(message.split())), err=True)
     sys.exit(code)

@@ -16,6 +16,11 @@ def print_json(facts: Any) -> None:
     click.echo(json.dumps(_finite(facts), default=str, allow_nan=False))
 
 
+def printable(text: str) -> str:
+    """Return text with control characters spelled out: a source names its members as it likes."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}

@@ -125,7 +125,7 @@ def _file_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
 def _source_attributes(scan: Scan) -> dict[str, Any]:
     frames_key = scan.frames_member.name.removesuffix(".npy")
     trailing = f"{frames_key}__trailing"
-    surplus = scan.extra[trailing].shape[0] if trailing in scan.extra else 0
+    n_frames = scan.lengths[frames_key]
     return {
         "name": scan.name,
         "format": scan.format,
@@ -135,10 +135,20 @@ def _source_attributes(scan: Scan) -> dict[str, Any]:
         "quantity": scan.quantity,
         "frames_key": frames_key,
         "frame_dtype": scan.frames.dtype.str,
-        "n_frames": scan.n_frames + surplus,
-        "trailing": f"{EXTRA}/{node_names(scan.extra)[trailing]}" if surplus else None,
+        "n_frames": n_frames,
+        "trailing": f"{EXTRA}/{node_names(scan.extra)[trailing]}"
+        if n_frames > scan.n_frames
+        else None,
+        "incomplete": _incomplete(scan),
         "members": [member_to_json(member) for member in scan.members],
     }
+
+
+def _incomplete(scan: Scan) -> dict[str, Any] | None:
+    """Return what was found and what was kept of a scan that stopped early; None of a whole one."""
+    if set(scan.lengths.values()) == {scan.n_frames}:
+        return None
+    return {"found": dict(scan.lengths), "kept": scan.n_frames}
 
 
 def _physics(scan: Scan) -> dict[str, float]:

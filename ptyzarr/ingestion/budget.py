@@ -12,6 +12,7 @@ from ptyzarr.scan import Scan
 _BLOCK_BYTES = 2 * 1024**2  # what a core's cache keeps while a block is looked at several times
 _SPARE_BLOCKS = 2  # one being read, one being stored, beside those that workers check
 _FIXED_BYTES = 96 * 1024**2  # compiled kernels, codecs, thread stacks, file buffers
+_BYTES_PER_MEMBER = 32 * 1024  # metadata of its node, three times while the root is composed
 _BYTES_PER_FRAME = 200  # positions, order, records, spooled pieces, their sorted copies
 
 
@@ -61,5 +62,10 @@ def _held_bytes(scan: Scan) -> int:
     whole = (scan.probe_guess, scan.object_guess)
     # Fortran order is turned in a second array; a row of another member is read at once.
     arrays = 2 * sum(array.nbytes for array in whole if array is not None)
-    rows = (math.prod(m.shape[1:]) * m.dtype.itemsize for m in scan.extra.values())
-    return _FIXED_BYTES + _BYTES_PER_FRAME * scan.n_frames + arrays + 3 * max(rows, default=0)
+    rows = (
+        math.prod(member.shape[1:]) * member.dtype.itemsize
+        for member in scan.extra.values()
+        if 0 not in member.shape
+    )
+    each = _BYTES_PER_FRAME * scan.n_frames + _BYTES_PER_MEMBER * len(scan.members)
+    return _FIXED_BYTES + each + arrays + 3 * max(rows, default=0)

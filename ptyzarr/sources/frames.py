@@ -90,8 +90,8 @@ def find_layout(header: NpyHeader, n_positions: int, what: str) -> StackLayout:
     dtype = header.dtype
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise SourceError(
-            f"{what} has dtype {dtype}; expected real numbers of at most 64 bits; convert the "
-            "frames to amplitudes (square roots of counts)"
+            f"{what} has dtype {dtype!s:.80}; expected real numbers of at most 64 bits; convert "
+            "the frames to amplitudes (square roots of counts)"
         )
     return StackLayout(
         axes=axes,

@@ -52,7 +52,7 @@ class MemberBytes:
     @property
     def what(self) -> str:
         """File and member, for messages."""
-        return f"{self.file.name}: member {self.entry.name!r}"
+        return f"{self.file.name}: member {self.entry.label}"
 
     def open(self) -> MemberStream:
         """Return a stream at the member's first byte."""
@@ -129,7 +129,7 @@ class MemberBytes:
             self.verify()
             return
         with self._spool(spool_dir) as spool:
-            yield Descriptor(spool.fileno(), f"spooled copy of {self.entry.name!r}")
+            yield Descriptor(spool.fileno(), f"spooled copy of {self.entry.label}")
 
     def _spool(self, spool_dir: str | None) -> IO[bytes]:
         try:

@@ -48,14 +48,18 @@ def read_array(member: MemberBytes, header: NpyHeader) -> NDArray[Any]:
     StorageError
         If the file system refuses a read.
     """
-    in_file = header.shape[::-1] if header.is_fortran else header.shape
     try:
-        out = np.empty(in_file, header.dtype)
+        return _read_whole(member, header)
     except MemoryError as error:
         raise BudgetError(
             f"{member.what} has {header.nbytes} bytes; expected an array that fits in memory; "
             "leave it out of the file or use a larger machine"
         ) from error
+
+
+def _read_whole(member: MemberBytes, header: NpyHeader) -> NDArray[Any]:
+    in_file = header.shape[::-1] if header.is_fortran else header.shape
+    out = np.empty(in_file, header.dtype)
     stream = member.open()
     stream.skip(header.length)
     stream.read_into(as_bytes(out))

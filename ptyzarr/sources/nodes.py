@@ -9,6 +9,20 @@ from collections.abc import Iterable
 from ptyzarr.errors import SourceError
 
 _PLAIN = re.compile(r"(?!__)[A-Za-z0-9_-]{1,100}")
+_NAME_SHOWN = 80
+
+
+def label(name: str) -> str:
+    """Return a member's name or key for messages: quoted, on one line, cut where it is very long.
+
+    Parameters
+    ----------
+    name
+        As the file spells it.
+    """
+    if len(name) > _NAME_SHOWN:
+        return f"{name[:_NAME_SHOWN]!r}... ({len(name)} characters)"
+    return repr(name)
 
 
 def node_name(key: str) -> str:
@@ -48,8 +62,8 @@ def node_names(keys: Iterable[str]) -> dict[str, str]:
             node = _hashed(key)
         if node.lower() in owners:
             raise SourceError(
-                f"members {owners[node.lower()]!r} and {key!r} both become node {node!r}; "
-                "expected different names; rename one of them"
+                f"members {label(owners[node.lower()])} and {label(key)} both become node "
+                f"{node!r}; expected different names; rename one of them"
             )
         owners[node.lower()] = key
         names[key] = node

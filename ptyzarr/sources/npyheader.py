@@ -28,7 +28,9 @@ _MAX_NBYTES = 2**63 - 1
 _STRING = re.compile(r"""('(?:[^'\\\n]|\\['"\\nrtxuU])*'|"(?:[^"\\\n]|\\['"\\nrtxuU])*")""")
 _PLAIN = re.compile(r"(?:[\s{}()\[\],:0-9-]|True|False|None)*")
 _LONG_INTEGER = re.compile(r"(\d)L\b")  # as Python 2 wrote shapes
-_SCALAR_DESCR = re.compile(r"[<>|=]?[?bBiufcSUVMmO]\d*(?:\[[0-9A-Za-z/]*\])?")
+# Times without a divisor: NumPy never writes one, and divides by a zero there, which ends the
+# process.
+_SCALAR_DESCR = re.compile(r"[<>|=]?[?bBiufcSUVMmO][0-9]*(?:\[[0-9]*[A-Za-z]+\])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,10 @@ def parse_header(head: bytes, size: int, what: str) -> NpyHeader:
     raw, text = _split(head, what)
     fields = _parse_literals(text, what)
     dtype = _parse_dtype(fields["descr"], what)
-    shape = _parse_shape(fields["shape"], what)
+    shape = _parse_shape(fields["shape"], dtype.itemsize, what)
     is_fortran = fields["fortran_order"]
     if not isinstance(is_fortran, bool):
-        raise _refusal(what, f"fortran_order {is_fortran!r}", "True or False")
+        raise _refusal(what, f"fortran_order {is_fortran!r:.80}", "True or False")
     header = NpyHeader(dtype, shape, is_fortran, raw)
     if header.nbytes != size - header.length:
         raise _refusal(
@@ -143,7 +145,7 @@ def _parse_literals(text: str, what: str) -> dict[str, Any]:
     if not all(_PLAIN.fullmatch(part) for part in parts[::2]):
         raise _refusal(what, f"the text {text[:80]!r}", "a dictionary of literals")
     try:
-        fields = ast.literal_eval("".join(parts).strip())
+        fields = ast.literal_eval("".join(parts))
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise _refusal(what, f"the text {text[:80]!r}", "a dictionary of literals") from error
     keys = {"descr", "fortran_order", "shape"}
@@ -152,12 +154,13 @@ def _parse_literals(text: str, what: str) -> dict[str, Any]:
     return fields
 
 
-def _parse_shape(shape: object, what: str) -> tuple[int, ...]:
+def _parse_shape(shape: object, itemsize: int, what: str) -> tuple[int, ...]:
     if not isinstance(shape, tuple) or any(type(length) is not int for length in shape):
         raise _refusal(what, f"shape {shape!r:.80}", "a tuple of integers")
     if len(shape) > _MAX_DIMS or any(length < 0 for length in shape):
         raise _refusal(what, f"shape {shape!r:.80}", f"at most {_MAX_DIMS} lengths of 0 or more")
-    if math.prod(length or 1 for length in shape) > _MAX_NBYTES:
+    # NumPy counts no zero here either, so that the strides of an empty array fit too.
+    if math.prod(length or 1 for length in shape) * (itemsize or 1) > _MAX_NBYTES:
         raise _refusal(what, f"shape {shape!r:.80}", "a size that an array can have")
     return shape
 

@@ -17,7 +17,7 @@ from ptyzarr.sources.fileaccess import SourceFile
 from ptyzarr.sources.frames import StackLayout, find_layout, frame_reader
 from ptyzarr.sources.memberbytes import MemberBytes
 from ptyzarr.sources.members import TrailingFrames, is_core_dtype, member_reader, read_array
-from ptyzarr.sources.nodes import node_names
+from ptyzarr.sources.nodes import label, node_names
 from ptyzarr.sources.npyheader import HEAD_LENGTH, MAGIC, NpyHeader, parse_header
 from ptyzarr.sources.options import ReadOptions
 from ptyzarr.sources.positions import check_column, common_length, is_exact, stack_columns
@@ -29,6 +29,9 @@ START_KEYS = ("xcoords_start", "ycoords_start")
 SCAN_INDEX_KEY = "scan_index"
 PROBE_KEY = "probeGuess"
 OBJECT_KEY = "objectGuess"
+
+# Deflated blanks cost next to nothing in the file, but every header is kept for export.
+_HEADERS_LIMIT = 16 * 1024**2
 
 _WANTED = (*FRAME_KEYS, *POSITION_KEYS, *START_KEYS, SCAN_INDEX_KEY, PROBE_KEY, OBJECT_KEY)
 
@@ -57,6 +60,7 @@ class _PerFrame:
     frames_key: str
     layout: StackLayout
     start_keys: tuple[str, ...]
+    lengths: dict[str, int]
     n_frames: int
 
 
@@ -125,6 +129,7 @@ def open_npz(path: str, options: ReadOptions) -> Scan:
         probe_guess=_read_probe(found),
         object_guess=_read_object(found) if OBJECT_KEY in found else None,
         extra=extra,
+        lengths=per_frame.lengths,
         members=_members(found, places, node_names(extra)),
     )
 
@@ -142,12 +147,19 @@ def member_keys(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _find_members(file: SourceFile) -> dict[str, _Found]:
     found: dict[str, _Found] = {}
+    n_header_bytes = 0
     for entry in read_directory(file):
         key, member = _identify(file, entry)
+        n_header_bytes += member.header.length if member.header else 0
+        if n_header_bytes > _HEADERS_LIMIT:
+            raise SourceError(
+                f"{file.name}: the npy headers have more than {_HEADERS_LIMIT} bytes together; "
+                "expected some 128 for each member; the file is forged"
+            )
         if key in found:
             raise SourceError(
-                f"{file.name}: members {found[key].member.entry.name!r} and {entry.name!r} both "
-                f"have the key {key!r}; expected one; rename one of them"
+                f"{file.name}: members {found[key].member.entry.label} and {entry.label} both "
+                f"have the key {label(key)}; expected one; rename one of them"
             )
         found[key] = member
     return found
@@ -168,20 +180,25 @@ def _identify(file: SourceFile, entry: Entry) -> tuple[str, _Found]:
 def _need(found: dict[str, _Found], key: str, name: str, purpose: str) -> _Found:
     if key not in found:
         raise MissingFieldError(
-            f"{name}: field {key!r} is missing ({purpose}); found {_listed(found)}; expected it "
-            "beside the frames; check that the file is a scan"
+            f"{name}: field {label(key)} is missing ({purpose}); found {_listed(found)}; expected "
+            "it beside the frames; check that the file is a scan"
         )
     return found[key]
 
 
 def _listed(found: dict[str, _Found]) -> str:
-    return ", ".join(repr(key) for key in list(found)[:20]) or "no member"
+    return ", ".join(label(key) for key in list(found)[:20]) or "no member"
 
 
 def _choose_frames(file: SourceFile, found: dict[str, _Found], options: ReadOptions) -> str:
     if options.frames_key is not None:
         frames = _need(found, options.frames_key, file.name, "asked for as the frames")
         _ = frames.array_header
+        if options.frames_key in _WANTED and options.frames_key not in FRAME_KEYS:
+            raise SourceError(
+                f"{frames.member.what} is asked for as the frames; expected one that is no other "
+                "field of a scan; choose another frames_key"
+            )
         return options.frames_key
     there = [key for key in FRAME_KEYS if key in found]
     if not there:
@@ -217,10 +234,9 @@ def _measure(file: SourceFile, found: dict[str, _Found], options: ReadOptions) -
     frames = found[frames_key]
     n_positions = min(lengths[key] for key in POSITION_KEYS)
     layout = find_layout(frames.array_header, n_positions, frames.member.what)
-    n_frames = common_length(
-        {frames_key: layout.n_frames, **lengths}, options.incomplete, file.name
-    )
-    return _PerFrame(frames_key, layout, start_keys, n_frames)
+    lengths = {frames_key: layout.n_frames, **lengths}
+    n_frames = common_length(lengths, options.incomplete, file.name)
+    return _PerFrame(frames_key, layout, start_keys, lengths, n_frames)
 
 
 def _vector_length(found: _Found) -> int:
@@ -250,13 +266,22 @@ def _places(found: dict[str, _Found], per_frame: _PerFrame) -> _Places:
 def _check_resident(
     file: SourceFile, found: dict[str, _Found], keys: set[str], limit: int | None
 ) -> None:
-    total = sum(found[key].member.entry.size for key in keys)
+    needs = {key: _resident_bytes(key, found[key]) for key in keys}
+    total = sum(needs.values())
     if limit is not None and total > limit:
-        largest = max(keys, key=lambda key: found[key].member.entry.size)
         raise BudgetError(
-            f"{file.name}: positions, probe and object have {total} bytes, most of them in "
-            f"{largest!r}; expected at most {limit}; give more memory"
+            f"{file.name}: positions, probe and object need {total} bytes while they are read, "
+            f"most of them for {max(needs, key=needs.__getitem__)!r}; expected at most {limit}; "
+            "give more memory"
         )
+
+
+def _resident_bytes(key: str, found: _Found) -> int:
+    """Return what an array takes while it becomes a field, copies included."""
+    header = found.array_header
+    if key in (PROBE_KEY, OBJECT_KEY):
+        return header.nbytes * (2 if header.is_fortran else 1)
+    return header.nbytes * 3  # the column, its part of the pair, what compares them
 
 
 def _read_pair(
@@ -285,7 +310,7 @@ def _read_scan_index(
     member, header = found[SCAN_INDEX_KEY].member, found[SCAN_INDEX_KEY].array_header
     if header.dtype.kind not in "biuf" or not is_core_dtype(header.dtype):
         raise SourceError(
-            f"{member.what} has dtype {header.dtype}; expected integers, one for each frame; "
+            f"{member.what} has dtype {header.dtype!s:.80}; expected integers, one for each frame; "
             "convert or rename it"
         )
     values = read_array(member, header)
@@ -316,8 +341,8 @@ def _read_object(found: dict[str, _Found]) -> NDArray[Any]:
 def _read_numbers(member: MemberBytes, header: NpyHeader) -> NDArray[Any]:
     if not is_core_dtype(header.dtype):
         raise SourceError(
-            f"{member.what} has dtype {header.dtype}; expected complex64, complex128 or another "
-            "type of at most 64 bits a component; convert it"
+            f"{member.what} has dtype {header.dtype!s:.80}; expected complex64, complex128 or "
+            "another type of at most 64 bits a component; convert it"
         )
     return read_array(member, header)
 

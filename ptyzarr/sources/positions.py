@@ -56,7 +56,7 @@ def check_column(column: NDArray[Any], what: str) -> None:
     """
     if column.dtype.kind not in "iuf":
         raise SourceError(
-            f"{what} has dtype {column.dtype}; expected integers or floats in object pixels; "
+            f"{what} has dtype {column.dtype!s:.80}; expected integers or floats in object pixels; "
             "convert the positions"
         )
     bad = np.flatnonzero(~np.isfinite(column))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 import os
 import stat
 import struct
 import zipfile
 from dataclasses import dataclass
+from typing import IO, cast
 
 from ptyzarr.errors import PtyzarrError, SourceError
 from ptyzarr.sources.fileaccess import SourceFile
+from ptyzarr.sources.nodes import label
 
 # Signature, version, flags, method, time, date, CRC-32, sizes, lengths of name and extra field.
 # Source: PKWARE APPNOTE.TXT 6.3, section 4.3.7.
@@ -37,6 +38,9 @@ _FLAGS_REFUSED = {
 
 # Deflate spends at least two bits on a match of at most 258 bytes (RFC 1951, section 3.2.5).
 _DEFLATE_LIMIT = 1032
+
+# The standard reader holds the whole directory, and about twenty times its size in objects.
+_DIRECTORY_LIMIT = 4 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,11 @@ class Entry:
     is_deflated: bool
     offset: int
 
+    @property
+    def label(self) -> str:
+        """The name as messages show it."""
+        return label(self.name)
+
 
 def read_directory(file: SourceFile) -> tuple[Entry, ...]:
     """Return every member of a zip file in the order of its directory.
@@ -80,20 +89,21 @@ def read_directory(file: SourceFile) -> tuple[Entry, ...]:
     SourceError
         If the file is no zip or is cut off; if a member is encrypted, a link, there twice or
         compressed by another method than deflate; if directory and local headers disagree; if
-        members overlap, leave the file or declare a size that deflate cannot reach.
+        members overlap, leave the file or declare a size that deflate cannot reach; if the
+        directory is larger than 4 MiB.
     StorageError
         If the file system refuses a read.
     """
     if file.size == 0:
         raise SourceError(f"{file.name}: the file is empty; expected a zip file; get it again")
-    raw = _PositionedRaw(file)
+    stream = _BoundedStream(file)
     try:
-        with io.BufferedReader(raw) as stream, zipfile.ZipFile(stream) as archive:
+        with zipfile.ZipFile(cast("IO[bytes]", stream)) as archive:
             infos = archive.infolist()
             end = archive.start_dir
     except _ZIP_ERRORS as error:
-        if raw.failure is not None:
-            raise raw.failure from error
+        if stream.failure is not None:
+            raise stream.failure from error
         raise SourceError(
             f"{file.name}: the zip directory cannot be read ({error}); expected a whole zip "
             "file; the file is cut off or damaged, get it again"
@@ -117,10 +127,11 @@ _ZIP_ERRORS = (
 )
 
 
-class _PositionedRaw(io.RawIOBase):
+class _BoundedStream:
     """A file position of our own over a `SourceFile`, for the standard zip reader.
 
-    That reader takes any failing read for a file that is no zip; `failure` keeps the reason.
+    That reader asks for as many bytes as the end record says the directory has, and takes any
+    failing read for a file that is no zip; `failure` keeps the reason.
     """
 
     def __init__(self, file: SourceFile) -> None:
@@ -128,11 +139,11 @@ class _PositionedRaw(io.RawIOBase):
         self._position = 0
         self.failure: PtyzarrError | None = None
 
-    def readable(self) -> bool:
-        return True
-
     def seekable(self) -> bool:
         return True
+
+    def tell(self) -> int:
+        return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}
@@ -141,15 +152,21 @@ class _PositionedRaw(io.RawIOBase):
         self._position = start[whence] + offset
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        length = max(0, min(len(buffer), self._file.size - self._position))
+    def read(self, length: int = -1) -> bytes:
+        left = max(0, self._file.size - self._position)
+        length = left if length < 0 else min(length, left)
         try:
-            self._file.read_into(self._position, memoryview(buffer)[:length])
+            if length > _DIRECTORY_LIMIT:
+                raise SourceError(
+                    f"{self._file.name}: the zip directory has {length} bytes; expected at most "
+                    f"{_DIRECTORY_LIMIT}; the file is damaged or has far too many members"
+                )
+            data = self._file.read(self._position, length)
         except PtyzarrError as error:
             self.failure = error
             raise
         self._position += length
-        return length
+        return data
 
 
 def _check_count(file: SourceFile, found: int) -> None:
@@ -175,14 +192,14 @@ def _check_names(file: SourceFile, infos: list[zipfile.ZipInfo]) -> None:
         name = info.orig_filename
         if name in seen:
             raise SourceError(
-                f"{file.name}: member {name!r} is there twice; expected one; which one is meant "
-                "cannot be known, write the file again"
+                f"{file.name}: member {label(name)} is there twice; expected one; which one is "
+                "meant cannot be known, write the file again"
             )
         seen.add(name)
         if "\0" in name:
             raise SourceError(
-                f"{file.name}: member name {name!r} holds a NUL; expected plain text; write the "
-                "file again"
+                f"{file.name}: member name {label(name)} holds a NUL; expected plain text; write "
+                "the file again"
             )
 
 
@@ -193,7 +210,7 @@ def _read_entry(file: SourceFile, info: zipfile.ZipInfo) -> Entry:
     limit = info.compress_size * _DEFLATE_LIMIT if is_deflated else info.compress_size
     if info.file_size > limit or (not is_deflated and info.file_size != limit):
         raise SourceError(
-            f"{file.name}: member {info.orig_filename!r} declares {info.file_size} bytes; "
+            f"{file.name}: member {label(info.orig_filename)} declares {info.file_size} bytes; "
             f"expected at most {limit} from the {info.compress_size} bytes in the file; "
             "the directory is damaged or forged"
         )
@@ -215,7 +232,7 @@ def _check_kind(file: SourceFile, info: zipfile.ZipInfo) -> None:
         what.append(f"compressed by method {info.compress_type}")
     if what:
         raise SourceError(
-            f"{file.name}: member {info.orig_filename!r} is {what[0]}; expected a stored or "
+            f"{file.name}: member {label(info.orig_filename)} is {what[0]}; expected a stored or "
             "deflated member; write the file with numpy.savez or numpy.savez_compressed"
         )
 
@@ -234,7 +251,7 @@ def _read_local_header(file: SourceFile, info: zipfile.ZipInfo) -> int:
     encoding = "utf-8" if flags & _FLAG_UTF8 else "cp437"
     name = file.read(name_start, name_length).decode(encoding, errors="replace")
     if name != info.orig_filename:
-        raise _disagreement(file, info, f"name {name!r}", repr(info.orig_filename))
+        raise _disagreement(file, info, f"name {label(name)}", label(info.orig_filename))
     if method != info.compress_type or (flags ^ info.flag_bits) & _FLAG_ENCRYPTED:
         raise _disagreement(file, info, f"method {method}", f"method {info.compress_type}")
     if not flags & _FLAG_STREAMED:
@@ -253,7 +270,7 @@ def _disagreement(
     file: SourceFile, info: zipfile.ZipInfo, found: str, expected: str
 ) -> SourceError:
     return SourceError(
-        f"{file.name}: the header of member {info.orig_filename!r} has {found}; expected "
+        f"{file.name}: the header of member {label(info.orig_filename)} has {found}; expected "
         f"{expected} as in the directory; the file is damaged, get it again"
     )
 
@@ -265,7 +282,7 @@ def _check_ranges(file: SourceFile, located: list[tuple[int, Entry]], end: int) 
     for (_, stop, name), (following, _, _) in itertools.pairwise([*ranges, (end, end, "")]):
         if stop > following:
             raise SourceError(
-                f"{file.name}: member {name!r} reaches to byte {stop}; expected it to end by "
+                f"{file.name}: member {label(name)} reaches to byte {stop}; expected it to end by "
                 f"{following}, where the next one or the directory starts; the file is damaged "
                 "or forged"
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import zarr
@@ -73,7 +71,7 @@ def test_new_groups_without_a_seed_are_those_that_are_told(run, store, tmp_path,
         drawn.append(np.random.default_rng(len(drawn)).permutation(draw)[:12].reshape(3, 4))
         return type("Table", (), {"nn_indices": drawn[-1]})
 
-    monkeypatch.setattr(sys.modules["ptyzarr.cli.main"], "cached_group_table", table)
+    monkeypatch.setattr("ptyzarr.cli.groups.cached_group_table", table)
     run("group", store, "--frames", "-o", tmp_path / "groups.zarr")
     assert len(drawn) == 1
     group = zarr.open_group(str(tmp_path / "groups.zarr"), mode="r")

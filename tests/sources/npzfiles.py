@@ -1,7 +1,10 @@
 """Small scans and NPZ files, plain and deliberately odd ones."""
 
 import io
+import struct
 import zipfile
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +53,45 @@ def npy_with_header(text: str, data: bytes = b"", version: tuple[int, int] = (1,
     """Return an npy file with any header text."""
     length = len(text).to_bytes(2 if version == (1, 0) else 4, "little")
     return b"\x93NUMPY" + bytes(version) + length + text.encode("latin1") + data
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A zip member written field by field, so that every field may lie."""
+
+    name: bytes
+    packed: bytes
+    size: int
+    crc32: int
+    method: int = 8
+    flags: int = 0x0800
+
+
+def deflated(data: bytes, level: int = 6, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> bytes:
+    """Return a raw deflate stream."""
+    engine = zlib.compressobj(level, zlib.DEFLATED, -15, 8, strategy)
+    return engine.compress(data) + engine.flush()
+
+
+def packed_member(name: str, data: bytes, **lies: Any) -> Packed:
+    """Return an honest deflated member but for the fields given."""
+    fields = {"packed": deflated(data), "size": len(data), "crc32": zlib.crc32(data)}
+    return Packed(name=name.encode(), **(fields | lies))
+
+
+def write_zip(path: Path, members: list[Packed]) -> Path:
+    """Write a zip file of these members whatever they claim (PKWARE APPNOTE 6.3, 4.3.7 to 16)."""
+    body, directory = b"", b""
+    for member in members:
+        fields = (member.flags, member.method, 0, 0, member.crc32, len(member.packed), member.size)
+        lengths = (len(member.name), 0)
+        local = struct.pack("<4s5H3L2H", b"PK\x03\x04", 20, *fields, *lengths)
+        directory += struct.pack(
+            "<4s6H3L5H2L", b"PK\x01\x02", 20, 20, *fields, *lengths, 0, 0, 0, 0, len(body)
+        )
+        directory += member.name
+        body += local + member.name + member.packed
+    n = len(members)
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, n, n, len(directory), len(body), 0)
+    path.write_bytes(body + directory + end)
+    return path

@@ -1,3 +1,4 @@
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from ptyzarr.errors import (
 from ptyzarr.sources import member_keys, open_source
 
 from .contracts import ReaderContract
-from .npzfiles import join, make_arrays, npy_bytes, write_npz
+from .npzfiles import join, make_arrays, npy_bytes, npy_with_header, write_npz
 
 
 def _members(frames: np.ndarray, positions: np.ndarray) -> dict:
@@ -215,6 +216,45 @@ def test_small_arrays_beyond_the_limit_are_refused_before_they_are_read(path):
     with pytest.raises(BudgetError, match="objectGuess"):
         open_source(path, max_resident=100_000)
     assert open_source(path, max_resident=200_000).object_guess.shape == (100, 100)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "need"),
+    [
+        pytest.param(
+            {"objectGuess": np.zeros((990, 1010), complex, "F")}, 2 * 15_998_400, id="turned"
+        ),
+        pytest.param({"objectGuess": np.zeros((990, 1010), complex)}, 15_998_400, id="as it is"),
+        pytest.param({"xcoords": np.zeros(200_000)}, 3 * 1_600_000, id="column"),
+        pytest.param({"scan_index": np.zeros(200_000, int)}, 3 * 1_600_000, id="scan index"),
+    ],
+)
+def test_copies_made_while_small_arrays_are_read_count_towards_the_limit(path, overrides, need):
+    write_npz(path, make_arrays() | overrides)
+    options = {"incomplete": "truncate"}
+    tracemalloc.start()
+    with pytest.raises(BudgetError, match="while they are read"):
+        open_source(path, max_resident=need, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**19
+    tracemalloc.start()
+    scan = open_source(path, max_resident=need + 1000, **options)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert scan.n_frames == 7
+    assert peak < need + 2**19
+
+
+def test_headers_that_are_too_long_together_are_refused(path):
+    # Each is within NumPy's limit, and deflated blanks cost next to nothing in the file.
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }" + " " * 9_900 + "\n"
+    forged = {f"m{number}": npy_with_header(text, bytes(8)) for number in range(1700)}
+    members = {f"{key}.npy": data for key, data in forged.items()}
+    write_npz(path, make_arrays() | members, is_deflated=True)
+    assert path.stat().st_size < 2**19
+    with pytest.raises(SourceError, match="headers have more than 16777216 bytes together"):
+        open_source(path)
 
 
 # Positions

@@ -336,6 +336,26 @@ def test_sparse_member_beyond_4_gib_is_read_in_place(path):
     assert file.read(entry.offset + entry.size - 3, 3) == b"end"
 
 
+@pytest.mark.parametrize("is_zip64", [False, True], ids=["32 bit", "zip64"])
+def test_directory_that_is_too_large_is_refused_before_it_is_read(path, is_zip64):
+    # The directory is there, as a hole in the file: nothing but its size speaks against it.
+    length = 3 * 2**30
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, length, 0, 0)
+    if is_zip64:
+        end = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 9, 9, length, 0)
+        end += struct.pack("<4sLQL", b"PK\x06\x07", 0, length, 1)
+        end += struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, 2**32 - 1, 2**32 - 1, 0)
+    with path.open("wb") as stream:
+        stream.seek(length)
+        stream.write(end)
+    tracemalloc.start()
+    with pytest.raises(SourceError, match=f"zip directory has {length} bytes; expected at most"):
+        read_directory(SourceFile(path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
+
+
 def test_bytes_before_the_zip_are_allowed(path):
     arrays = make_arrays()
     write_npz(path, arrays)

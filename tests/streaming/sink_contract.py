@@ -7,6 +7,8 @@ import pytest
 
 from ptyzarr.config import LoaderConfig
 from ptyzarr.grouping import object_patches
+from ptyzarr.streaming.packing import FramePacking, PackedFrames, pack_frames
+from ptyzarr.streaming.recycling import aligned_bytes
 from ptyzarr.streaming.sinks import BatchShape, PatchPiece, Piece
 
 N, C, B = 8, 4, 6
@@ -89,6 +91,23 @@ class SinkContract:
         expected = np.moveaxis(expected, 1, -1) if channels == "last" else expected
         assert x.dtype == np.float32
         assert x.shape == expected.shape
+        assert x.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+    @pytest.mark.parametrize("channels", ["last", "first"])
+    def test_packed_frames_have_the_bits_of_plain_ones(self, make, channels):
+        plain, expected = self.counts_piece(range(B), maximum=3)
+        frames = plain.frames.reshape(-1, N * N)
+        frames[5, 7] = 4000
+        expected = SCALE * np.sqrt(
+            frames.reshape(-1, N, N)[plain.offsets // (N * N)].astype(np.float32)
+        )
+        how = FramePacking(frames.dtype, N * N, N * N, 1)
+        packed = PackedFrames.over(aligned_bytes(len(frames) * how.frame_nbytes), how)
+        assert pack_frames(frames, np.arange(len(frames)) * how.frame_nbytes, packed)
+        offsets = plain.offsets // (N * N) * how.frame_nbytes
+        piece = dataclasses.replace(plain, frames=packed, offsets=offsets)
+        x = self.to_numpy(self.deliver(make(channels=channels), B, piece)["X"])
+        expected = np.moveaxis(expected, 1, -1) if channels == "last" else expected
         assert x.tobytes() == np.ascontiguousarray(expected).tobytes()
 
     @pytest.mark.parametrize("channels", ["last", "first"])
