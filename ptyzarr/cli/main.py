@@ -22,6 +22,7 @@ from ptyzarr.bench import format_table as format_bench
 from ptyzarr.bench import run_bench
 from ptyzarr.cli.options import config_from, config_options
 from ptyzarr.cli.progress import terminal_progress
+from ptyzarr.cli.repairing import repair_command
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
 from ptyzarr.demo import format_table, run_demo
 from ptyzarr.errors import PtyzarrError, ScanExistsError, StorageError
@@ -59,6 +60,9 @@ def cli() -> None:
     Exit codes: 0 ok, 2 usage, 3 bad input, 4 verification failed, 75 interrupted (run the same
     command again to resume).
     """
+
+
+cli.add_command(repair_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -7,7 +7,7 @@ import dataclasses
 import itertools
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -208,14 +208,18 @@ def is_same_scan(scan: Scan, store: ScanStore) -> bool:
 
     Compared are each member's name, size and CRC-32, so a copied or touched file is the same.
     """
-    source = store.attrs["source"]
+    return is_same_source(scan, store.attrs["source"], store.n_frames)
+
+
+def is_same_source(scan: Scan, source: Mapping[str, Any], n_frames: int) -> bool:
+    """Return whether a scan is what a store's attribute ``source`` and frame number describe."""
     members = [member_to_json(member) for member in scan.members]
     return (
         source_identity(members) == source_identity(source["members"])
         and [(m["node"], m["column"]) for m in members]
         == [(m["node"], m["column"]) for m in source["members"]]
         and source["quantity"] == scan.quantity
-        and store.n_frames == scan.n_frames
+        and n_frames == scan.n_frames
     )
 
 
@@ -223,11 +227,29 @@ def _build(
     scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
 ) -> None:
     n_workers = choose_workers(scan, config)
-    n_block = block_frames(scan, config, n_workers)
+    block_frames(scan, config, n_workers)  # refuses a budget that is too small
     plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
         staging.prepare()
         plan = make_plan(scan, config, staging, n_workers, progress)
+    document = write_store(scan, plan, config, staging, progress)
+    staging.publish(target, document, overwrite=config.overwrite)
+
+
+def write_store(
+    scan: Scan, plan: Plan, config: IngestConfig, staging: Staging, progress: Progress
+) -> bytes:
+    """Write every file of the staged store but the root document, whose bytes are returned.
+
+    Raises
+    ------
+    SourceError
+        At a value that is refused, or if the source changed.
+    DamagedStoreError
+        If what was written keeps changing.
+    """
+    n_workers = choose_workers(scan, config)
+    n_block = block_frames(scan, config, n_workers)
     for _ in range(_MAX_ROUNDS):
         plan = _write_all_shards(scan, plan, n_block, config, staging, progress)
         source_unchanged(scan)
@@ -249,7 +271,7 @@ def _build(
             "check the disk"
         )
     source_unchanged(scan)
-    staging.publish(target, document, overwrite=config.overwrite)
+    return document
 
 
 def _write_all_shards(
@@ -262,21 +284,28 @@ def _write_all_shards(
 ) -> Plan:
     """Write all shards, again for a wider kind where the guess was too small; return the plan."""
     while True:
-        job = ShardJob(
-            staging,
-            plan,
-            _row_source(scan, plan, staging),
-            scan.quantity,
-            scan.frames_origin,
-            n_block,
-            config.nonfinite == "mask",
-        )
+        job = make_job(scan, plan, n_block, config, staging)
         needs = _write_shards(job, config, choose_workers(scan, config), progress)
         if needs is None:
             return plan
         staging.prepare()
         plan = plan.with_kind(needs)
         plan.save(staging)
+
+
+def make_job(
+    scan: Scan, plan: Plan, n_block: int, config: IngestConfig, staging: Staging
+) -> ShardJob:
+    """Return what the tasks of all shards share."""
+    return ShardJob(
+        staging,
+        plan,
+        _row_source(scan, plan, staging),
+        scan.quantity,
+        scan.frames_origin,
+        n_block,
+        config.nonfinite == "mask",
+    )
 
 
 def _row_source(scan: Scan, plan: Plan, staging: Staging) -> FrameReader | SpoolReader:

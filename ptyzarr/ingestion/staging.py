@@ -222,10 +222,10 @@ class Staging:
         sync_file(root)
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(sync_folder, [Path(folder) for folder, _, _ in os.walk(self.store)]))
-        if overwrite and os.path.lexists(destination):
-            # Two renames: after a kill between them, `restore` puts the old store back.
-            os.rename(destination, self.root / f"{_REPLACED}{uuid.uuid4().hex}")
         try:
+            if overwrite and os.path.lexists(destination):
+                # Two renames: after a kill between them, `restore` puts the old store back.
+                os.rename(destination, self.root / f"{_REPLACED}{uuid.uuid4().hex}")
             os.rename(self.store, destination)
         except OSError as error:
             if not _holds(destination, root_document):  # some file systems fail after success

@@ -269,5 +269,6 @@ def _report(where: object, problems: list[str]) -> None:
         return
     more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise VerificationError(
-        f"{where}: {'; '.join(problems[:_SHOWN])}{more}; ingest the source again with --overwrite"
+        f"{where}: {'; '.join(problems[:_SHOWN])}{more}; 'ptyzarr repair' makes such "
+        "files again from the source"
     )

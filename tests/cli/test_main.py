@@ -287,7 +287,19 @@ def test_every_error_code_has_an_exit_status() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "ingest", "info", "verify", "export", "group", "stream", "view", "bench", "demo"],
+    [
+        "",
+        "ingest",
+        "info",
+        "verify",
+        "repair",
+        "export",
+        "group",
+        "stream",
+        "view",
+        "bench",
+        "demo",
+    ],
 )
 def test_help_teaches(run, command: str) -> None:
     result = run(*filter(None, [command]), "--help")
