@@ -56,7 +56,10 @@ def lock(folder: Path) -> Iterator[None]:
     finally:
         stop.set()
         beat.join()
-        _release(folder, owner)
+        for _ in range(_ATTEMPTS):  # a lock that stays keeps this process out as long as it lives
+            with contextlib.suppress(OSError):
+                _release(folder, owner)
+                break
         with contextlib.suppress(OSError):
             folder.rmdir()
 
@@ -101,8 +104,12 @@ def _create(path: Path, owner: dict[str, Any]) -> bool:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except (FileExistsError, FileNotFoundError):
         return False
-    with os.fdopen(fd, "w") as file:
-        json.dump(owner, file)
+    try:
+        with os.fdopen(fd, "w") as file:
+            json.dump(owner, file)
+    except BaseException:
+        path.unlink(missing_ok=True)  # a lock without an owner would keep everybody out
+        raise
     return True
 
 
