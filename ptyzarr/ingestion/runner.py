@@ -160,6 +160,8 @@ def _existing(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | Non
         return None
     try:
         store = open_store(target)
+    except StorageError:
+        raise  # what is there cannot be judged
     except PtyzarrError as error:
         _refuse_unreadable(target, error, overwrite=config.overwrite)
         return None

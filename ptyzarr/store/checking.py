@@ -67,7 +67,7 @@ class CheckingStore(WrapperStore[LocalStore]):
         if entry is not None:
             try:
                 found = os.stat(self._folder / key).st_size
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 found = None
             if found != entry["size"]:
                 raise self._damage(key, "is missing" if found is None else f"has {found} bytes")

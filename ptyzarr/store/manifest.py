@@ -144,7 +144,7 @@ def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     for key, entry in files.items():
         try:
             found = os.stat(root / key).st_size
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedStoreError(
                 f"{root}: file {key!r} is missing; expected {entry['size']} bytes; the store is "
                 "damaged, ingest the source again with --overwrite"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import json
 import mmap
 import os
@@ -60,6 +61,8 @@ def serve() -> None:
         ingest(make_npz(Path(folder) / "b.npz"), Path(folder) / "b.zarr").close()
     for line in sys.stdin:
         request = json.loads(line)
+        if "arguments" in request:
+            importlib.import_module("ptyzarr.cli")  # once, before the fork
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
         else:
@@ -81,6 +84,8 @@ def _run_child(job: dict[str, Any]) -> int:
     _hook(announce)
     _pause(random.Random(job["seed"]))
     plan.choose_sizes = lambda *_: _SIZES
+    if "arguments" in job:
+        return _run_command(job)
     if job["blind"]:
         _trust_the_journal()
     config = IngestConfig(overwrite=job["overwrite"], nonfinite=job["nonfinite"], n_workers=2)
@@ -91,6 +96,21 @@ def _run_child(job: dict[str, Any]) -> int:
         return _REFUSED
     announce("done")
     return 0
+
+
+def _run_command(job: dict[str, Any]) -> int:
+    """Run the command line with its messages in a file; return the exit status."""
+    with open(job["log"], "w", buffering=1) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        command_line = importlib.import_module("ptyzarr.cli")
+        command_line.main(job["arguments"])
+    except SystemExit as error:
+        code = error.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code if isinstance(code, int) else 0
 
 
 def _hook(announce: Callable[[str], None]) -> None:
@@ -163,15 +183,15 @@ class Children:
         """Return the phase a child is in, or was in when it ended."""
         return PHASES[self._phases[pid][0]]
 
-    def kill_in(self, pid: int, phase: str, delay_s: float) -> None:
-        """Kill a child some time after a phase has begun, or when it is past that."""
+    def kill_in(self, pid: int, phase: str, delay_s: float, number: int = signal.SIGKILL) -> None:
+        """Send a signal some time after a phase has begun, or when the child is past that."""
         wanted = PHASES.index(phase)
         deadline = time.monotonic() + 30
         while self._phases[pid][0] < wanted and time.monotonic() < deadline and _is_running(pid):
             time.sleep(0.0002)
         time.sleep(delay_s)
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
 
     def wait(self, pid: int) -> int:
         """Return how a child ended: its exit status, or minus the signal."""
