@@ -32,7 +32,7 @@ from ptyzarr.ingestion.arrays import root_attributes, write_arrays
 from ptyzarr.ingestion.budget import block_frames, choose_workers
 from ptyzarr.ingestion.kinds import Kind
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.plan import Plan, make_plan, plan_key
+from ptyzarr.ingestion.plan import Plan, has_spooled_masks, make_plan, plan_key
 from ptyzarr.ingestion.records import FRAME_RECORD, mask_record, merge_masked, read_records
 from ptyzarr.ingestion.spool import SpoolReader
 from ptyzarr.ingestion.staging import Staging, storage_errors
@@ -265,6 +265,11 @@ def write_store(
         attributes = root_attributes(writer, scan, plan, records, config.layout)
         document = writer.finish(attributes, n_workers)
         # The manifest has just digested the files: what was written must be what is there.
+        if not has_spooled_masks(staging):
+            raise DamagedStoreError(
+                f"{staging.masked} changed after it was written; expected the masked pixels that "
+                "were checked; check the disk, and run the same command again"
+            )
         if not _damaged(plan, staging, n_workers):
             break
     else:

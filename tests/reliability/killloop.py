@@ -167,11 +167,12 @@ class Children:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self._phases: dict[int, mmap.mmap] = {}
+        self._started = 0
 
     def start(self, **job: Any) -> int:
         """Start an ingest; return its process number."""
-        path = self._folder / "phase"
-        path.unlink(missing_ok=True)
+        self._started += 1
+        path = self._folder / f"phase{self._started}"
         path.write_bytes(b"\0")
         with path.open("r+b") as file:
             phase = mmap.mmap(file.fileno(), 1)
