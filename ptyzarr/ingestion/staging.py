@@ -234,7 +234,8 @@ class Staging:
         except OSError as error:
             self.restore(destination)
             if not _holds(destination, root_document):  # some file systems fail after success
-                _refuse_occupied(destination, error)
+                if not overwrite:
+                    _refuse_occupied(destination, error)
                 raise
         sync_folder(destination.parent)
 
