@@ -24,6 +24,7 @@ from ptyzarr.errors import (
     ScanNotFoundError,
 )
 from ptyzarr.ingestion.budget import block_frames, choose_workers
+from ptyzarr.ingestion.execution import write_shards
 from ptyzarr.ingestion.kinds import Kind
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.plan import Plan, make_plan, plan_key
@@ -33,7 +34,6 @@ from ptyzarr.ingestion.runner import (
     make_job,
     open_scan,
     tidy,
-    write_shards,
 )
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.progress import Progress, Silent

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import os
-import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.base import compute
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
-    ConfigError,
     DamagedStoreError,
-    DeviceError,
     InterruptedIngestError,
     PtyzarrError,
     ScanExistsError,
@@ -31,14 +24,14 @@ from ptyzarr.errors import (
 )
 from ptyzarr.ingestion.arrays import root_attributes, write_arrays
 from ptyzarr.ingestion.budget import block_frames, choose_workers
-from ptyzarr.ingestion.kinds import Kind
+from ptyzarr.ingestion.execution import write_shards
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.plan import Plan, make_plan, plan_key
+from ptyzarr.ingestion.plan import Plan, has_spooled_masks, make_plan, plan_key
 from ptyzarr.ingestion.records import FRAME_RECORD, mask_record, merge_masked, read_records
 from ptyzarr.ingestion.spool import SpoolReader
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.ingestion.threads import worker_threads
-from ptyzarr.ingestion.write import SPARE_BLOCKS, ShardJob, ShardReport, write_one_shard
+from ptyzarr.ingestion.write import ShardJob
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import FrameReader, Scan
 from ptyzarr.sources import open_source, source_unchanged
@@ -178,6 +171,8 @@ def existing_store(scan: Scan, target: Path, config: IngestConfig) -> ScanStore 
         return None
     try:
         store = open_store(target)
+    except StorageError:
+        raise  # what is there cannot be judged
     except PtyzarrError as error:
         _refuse_unreadable(target, error, overwrite=config.overwrite)
         return None
@@ -226,14 +221,18 @@ def is_same_scan(scan: Scan, store: ScanStore) -> bool:
 
     Compared are each member's name, size and CRC-32, so a copied or touched file is the same.
     """
-    source = store.attrs["source"]
+    return is_same_source(scan, store.attrs["source"], store.n_frames)
+
+
+def is_same_source(scan: Scan, source: Mapping[str, Any], n_frames: int) -> bool:
+    """Return whether a scan is what a store's attribute ``source`` and frame number describe."""
     members = [member_to_json(member) for member in scan.members]
     return (
         source_identity(members) == source_identity(source["members"])
         and [(m["node"], m["column"]) for m in members]
         == [(m["node"], m["column"]) for m in source["members"]]
         and source["quantity"] == scan.quantity
-        and store.n_frames == scan.n_frames
+        and n_frames == scan.n_frames
     )
 
 
@@ -241,11 +240,29 @@ def _build(
     scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
 ) -> None:
     n_workers = choose_workers(scan, config)
-    n_block = block_frames(scan, config, n_workers)
+    block_frames(scan, config, n_workers)  # refuses a budget that is too small
     plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
         staging.prepare()
         plan = make_plan(scan, config, staging, n_workers, progress)
+    document = write_store(scan, plan, config, staging, progress)
+    staging.publish(target, document, overwrite=config.overwrite)
+
+
+def write_store(
+    scan: Scan, plan: Plan, config: IngestConfig, staging: Staging, progress: Progress
+) -> bytes:
+    """Write every file of the staged store but the root document, whose bytes are returned.
+
+    Raises
+    ------
+    SourceError
+        At a value that is refused, or if the source changed.
+    DamagedStoreError
+        If what was written keeps changing.
+    """
+    n_workers = choose_workers(scan, config)
+    n_block = block_frames(scan, config, n_workers)
     for _ in range(_MAX_ROUNDS):
         plan = _write_all_shards(scan, plan, n_block, config, staging, progress)
         document = assemble(scan, plan, config, staging, n_workers)
@@ -257,7 +274,7 @@ def _build(
             "check the disk"
         )
     source_unchanged(scan)
-    staging.publish(target, document, overwrite=config.overwrite)
+    return document
 
 
 def assemble(
@@ -283,6 +300,11 @@ def assemble(
     attributes = root_attributes(writer, scan, plan, records, config.layout)
     document = writer.finish(attributes, n_workers)
     # The manifest has just digested the files: what was written must be what is there.
+    if not has_spooled_masks(staging):
+        raise DamagedStoreError(
+            f"{staging.masked} changed after it was written; expected the masked pixels that "
+            "were checked; check the disk, and run the same command again"
+        )
     return None if damaged_shards(plan, staging, n_workers) else document
 
 
@@ -354,93 +376,3 @@ def damaged_shards(plan: Plan, staging: Staging, n_workers: int) -> list[int]:
     with worker_threads(n_workers, "check") as pool:
         finished = pool.map(staging.finished, shards, itertools.repeat(plan.stamp))
         return [shard for shard, is_whole in zip(shards, finished, strict=True) if not is_whole]
-
-
-def write_shards(
-    job: ShardJob, shards: range, config: IngestConfig, n_workers: int, progress: Progress
-) -> Kind | None:
-    """Write shards; return what has to be stored instead if the plan's guess was too small."""
-    progress.start("writing", sum(len(job.plan.format.shard_rows(k)) for k in shards), "frames")
-    try:
-        if config.scheduler is not None:
-            tasks = _tasks(write_one_shard, job, shards)
-            for report in _on_cluster(tasks, config.scheduler):
-                _accept(report, progress)
-        elif shards:
-            _in_threads(job, shards, n_workers, progress)
-    except _GuessError as error:
-        return error.kind
-    progress.finish()
-    return None
-
-
-class _GuessError(Exception):
-    """Shards of another kind have to be written."""
-
-    def __init__(self, kind: Kind) -> None:
-        super().__init__(kind)
-        self.kind = kind
-
-
-def _accept(report: ShardReport, progress: Progress) -> None:
-    if report.needs is not None:
-        raise _GuessError(report.needs)
-    progress.advance(report.n_frames)
-
-
-def _tasks(write: Any, job: Any, shards: range) -> list[Any]:
-    """Return a task for each shard; the job is in the graph once and each task names it."""
-    run = uuid.uuid4().hex
-    shared = delayed(job, name=f"shard-job-{run}", pure=False, traverse=False)
-    task = delayed(write, pure=False, traverse=False)
-    return [task(shared, shard, dask_key_name=f"write-shard-{run}-{shard}") for shard in shards]
-
-
-def _in_threads(job: ShardJob, shards: range, n_workers: int, progress: Progress) -> None:
-    """Write shards in threads of their own, which share others that work on blocks of frames.
-
-    So the last shard has all cores too, and while one is forced to the disk the next is encoded.
-    """
-    n_shards = min(n_workers + 1, len(shards))
-    n_pending = -(-n_workers // n_shards) + SPARE_BLOCKS
-    alone = threading.Lock()
-
-    # Not by a dask callback: computations in two threads of a process lose each other's.
-    def write(job: ShardJob, shard: int) -> None:
-        report = write_one_shard(job, shard)
-        with alone:
-            _accept(report, progress)
-
-    with worker_threads(n_workers, "block") as blocks, worker_threads(n_shards, "shard") as pool:
-        job = dataclasses.replace(job, blocks=(blocks, n_pending))
-        try:
-            tasks = _tasks(write, job, shards)
-            compute(*tasks, scheduler="threads", pool=pool, num_workers=n_shards)
-        except BaseException:
-            job.stop.set()
-            raise
-
-
-def _on_cluster(tasks: list[Any], address: str) -> Iterator[ShardReport]:
-    """Yield the report of each shard as a dask.distributed cluster finishes it."""
-    try:
-        from distributed import Client, as_completed
-        from distributed.scheduler import KilledWorker
-    except ImportError as error:
-        raise DeviceError(
-            "--scheduler needs dask.distributed, which is not installed; install 'ptyzarr[cluster]'"
-        ) from error
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ConfigError(f"no scheduler answers at {address!r}: {error}") from error
-    with client:
-        futures = client.compute(tasks, retries=3)
-        try:
-            for _, report in as_completed(futures, loop=client.loop, with_results=True):
-                yield report
-        except KilledWorker as error:
-            raise StorageError(
-                f"workers at {address!r} died again and again while writing ({error}); expected "
-                "them to finish a shard; give them more memory and run the same command to resume"
-            ) from error

@@ -137,10 +137,11 @@ class Staging:
 
     def discard(self) -> None:
         """Remove everything but the lock; a leftover that cannot be removed harms nothing."""
-        for entry in self._entries():
-            shutil.rmtree(entry, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for entry in self._entries():
+                shutil.rmtree(entry, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    entry.unlink(missing_ok=True)
 
     def restore(self, destination: Path) -> None:
         """Put back a store that an overwrite had moved away before it was killed."""
@@ -242,17 +243,20 @@ class Staging:
         sync_file(root)
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(sync_folder, [Path(folder) for folder, _, _ in os.walk(self.store)]))
-        if overwrite and os.path.lexists(destination):
-            # Two renames: after a kill between them, `restore` puts the old store back.
-            os.rename(destination, self.root / f"{_REPLACED}{uuid.uuid4().hex}")
         try:
+            if overwrite and os.path.lexists(destination):
+                # Two renames: after a kill between them, `restore` puts the old store back.
+                os.rename(destination, self.root / f"{_REPLACED}{uuid.uuid4().hex}")
             os.rename(self.store, destination)
+        except KeyboardInterrupt:
+            self.restore(destination)
+            raise
         except OSError as error:
+            self.restore(destination)
             if not _holds(destination, root_document):  # some file systems fail after success
-                _refuse_occupied(destination, error)
+                if not overwrite:
+                    _refuse_occupied(destination, error)
                 raise
-        finally:
-            self.restore(destination)  # nothing to do unless the rename failed
         sync_folder(destination.parent)
 
 
