@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from synthetic import make_arrays, make_npz, tree_state
+from victim import run_victim
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
@@ -33,6 +34,8 @@ from ptyzarr.ingestion.plan import Plan
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.sources.frames import StackedFrames
 from ptyzarr.store import open_store
+
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +132,42 @@ def test_interrupted_part_goes_on_where_it_was(tmp_path):
     assert {key: after[key] for key in written} == written
     publish(dest).close()
     check_store(dest, source)
+
+
+@pytest.mark.parametrize(
+    ("step", "event", "number", "compressed"),
+    [
+        pytest.param("plan", "before check_block", 1, True, id="plan: spooling"),
+        pytest.param(
+            "plan", "before write_json", 2, False, id="plan: asked for, not saved", marks=SLOW
+        ),
+        pytest.param("plan", "after save", 1, True, id="plan: saved", marks=SLOW),
+        pytest.param("part", "before check_block", 2, False, id="part: in a shard", marks=SLOW),
+        pytest.param("part", "after replace", 3, False, id="part: in place, not journalled"),
+        pytest.param("part", "after commit_shard", 1, True, id="part: one shard done"),
+        pytest.param(
+            "publish", "after write_array", 2, False, id="publish: some arrays", marks=SLOW
+        ),
+        pytest.param("publish", "before rename", 1, False, id="publish: not renamed"),
+        pytest.param("publish", "after rename", 1, True, id="publish: staging left"),
+    ],
+)
+def test_killed_steps_are_repeated(tmp_path, step, event, number, compressed):
+    source = make_npz(tmp_path / "scan.npz", compressed=compressed)
+    dest = tmp_path / "scan.zarr"
+
+    def kill(now: str) -> None:
+        if step == now:
+            assert run_victim(source, dest, event, number, step=step)
+
+    kill("plan")
+    plan_parts(source, dest)
+    kill("part")
+    write_all(source, dest, 2)
+    kill("publish")
+    publish(dest).close()
+    check_store(dest, source)
+    assert sorted(os.listdir(tmp_path)) == ["at-once.zarr", "scan.npz", "scan.zarr"]
 
 
 def test_same_part_may_be_written_many_times_at_once(tmp_path):
