@@ -145,7 +145,8 @@ def _report_failures(outcomes: list[ScanOutcome], counts: dict[str, int], n_sour
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         message = " ".join((outcome.message or "").split())
-        click.echo(printable(f"failed: {outcome.source}: {message}"), err=True)
+        named = message if message.startswith(outcome.source) else f"{outcome.source}: {message}"
+        click.echo(printable(f"failed: {named}"), err=True)
     tally = ", ".join(f"{count} {status}" for status, count in counts.items())
     if outcomes and outcomes[-1].code == "interrupted":
         raise InterruptedIngestError(
