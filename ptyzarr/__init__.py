@@ -19,7 +19,7 @@ from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
     from ptyzarr.grouping import RawDataTorch, neighbors
-    from ptyzarr.ingestion import export, ingest, verify
+    from ptyzarr.ingestion import export, ingest, repair, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
@@ -43,6 +43,7 @@ __all__ = [
     "neighbors",
     "open_store",
     "open_stores",
+    "repair",
     "verify",
 ]
 
@@ -62,6 +63,7 @@ _HOMES = {
     "neighbors": "grouping",
     "open_store": "store",
     "open_stores": "store",
+    "repair": "ingestion",
     "verify": "ingestion",
 }
 

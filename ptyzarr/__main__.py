@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 
@@ -9,8 +10,9 @@ _INTERRUPTED = 75
 
 
 def main() -> None:
-    """Load the command line and run it; an interrupt while it loads is one line, too."""
+    """Load the command line and run it; a signal while it loads is one line, too."""
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         command_line = import_module("ptyzarr.cli")
     except KeyboardInterrupt:
         sys.stderr.write("ptyzarr: interrupted\n")

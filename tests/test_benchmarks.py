@@ -38,6 +38,32 @@ def test_ingest_and_epochs_stay_within_their_budget(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_peak_memory_does_not_grow_with_the_scan(tmp_path: Path) -> None:
+    folders = ["--cache", tmp_path / "cache", "--out", tmp_path]
+    sizes = ["--sizes", "64MiB", "128MiB", "256MiB", "--memory", "256MiB", "--remove"]
+    done = run_script("memory.py", *folders, *sizes, "--kinds", "deflated", "--shuffles", "window")
+    assert done.returncode == 0, done.stdout + done.stderr
+    growth = json.loads((tmp_path / "memory.json").read_text())["growth"]
+    assert len(growth) == 4
+    assert all(row["is_kept"] for row in growth)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_memory_limited_by_the_kernel_is_enough_and_a_tenth_of_it_is_not(
+    script: Callable[[str], Any], tmp_path: Path
+) -> None:
+    spec = script("memory").make_spec(32 * 2**20, 128, "stored")
+    source = script("scans").write_scan(tmp_path / "scan.npz", spec)
+    arguments = ["ingest", source, tmp_path / "scan.zarr", "--memory", "256MiB"]
+    assert run_script("enforced.py", *arguments, "--times", "0.1").returncode != 0
+    assert not (tmp_path / "scan.zarr").exists()
+    done = run_script("enforced.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) < 256 * 2**20
+
+
+@pytest.mark.slow
 def test_a_broken_promise_is_a_failure(tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv.pop(1)); import memory; "

@@ -10,7 +10,7 @@ import ptyzarr
 NAMES = [
     "Batch", "GroupDataset", "GroupLoader", "GroupingConfig", "IngestConfig", "LoaderConfig",
     "MemmapDatasetBridge", "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch",
-    "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores", "verify",
+    "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores", "repair", "verify",
 ]  # fmt: skip
 
 WITHOUT_TORCH = """

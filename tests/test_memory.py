@@ -92,3 +92,41 @@ def test_object_counts_towards_the_budget(tmp_path):
     least = str(caught.value).split("at least ")[1].split(";")[0]
     growth = peak_growth("", _INGEST, source, tmp_path / "scan.zarr", least, "amplitude", 2)
     assert growth < parse_size(least)
+
+
+_MANY = """
+pairs = ptyzarr.ingestion.pair_stores(sys.argv[4:], sys.argv[1])
+config = IngestConfig(memory=sys.argv[2], n_workers=int(sys.argv[3]))
+outcomes = list(ptyzarr.ingestion.ingest_many(pairs, config))
+assert [outcome.status for outcome in outcomes] == ["done"] * len(pairs), outcomes
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+def test_many_scans_share_one_budget(tmp_path):
+    sources = [large_npz(tmp_path / "0.npz", "float32", False)]
+    sources += [tmp_path / f"{number}.npz" for number in (1, 2)]
+    for path in sources[1:]:
+        path.symlink_to(sources[0])
+    growth = peak_growth("", _MANY, f"{tmp_path}/stores/", "192MiB", 2, *sources)
+    assert growth < parse_size("192MiB")
+
+
+_GROUPS = """
+options = ["--gridsize", "2", "--n-samples", "1000", "--frames"]
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(sys.stderr):
+    main(["group", sys.argv[1], *options, "-o", sys.argv[2]])
+assert (Path(sys.argv[2]) / "zarr.json").is_file()
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+def test_writing_grouped_frames_takes_a_few_blocks(tmp_path):
+    """1000 groups of four frames are 250 MiB; a block is 4 MiB and two or more are in work."""
+    large_npz(tmp_path / "scan.npz", "float32", False)
+    ingest(tmp_path / "scan.npz", tmp_path / "scan.zarr").close()
+    imports = "import contextlib; from ptyzarr.cli import main"
+    growth = peak_growth(imports, _GROUPS, tmp_path / "scan.zarr", tmp_path / "groups.zarr")
+    assert growth < 160 * 1024**2

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.ingestion import ingest, plan, spool, staging, write
+from ptyzarr.ingestion import (
+    ingest,
+    plan,
+    plan_parts,
+    publish,
+    spool,
+    staging,
+    write,
+    write_part,
+)
 from ptyzarr.ingestion.layout import Sizes
 from ptyzarr.store import StoreWriter
 
@@ -31,15 +40,22 @@ _MOMENTS: list[tuple[Any, str]] = [
 
 
 def run_victim(
-    source: Path, destination: Path, event: str, number: int, *, overwrite: bool = False
+    source: Path,
+    destination: Path,
+    event: str,
+    number: int,
+    *,
+    overwrite: bool = False,
+    step: str = "ingest",
 ) -> bool:
     """Ingest in a process that dies at an event; return whether it died before it was done.
 
     `event` is ``"before NAME"`` or ``"after NAME"`` of a function; `number` says which call.
+    `step` may be ``"plan"``, ``"part"`` (the first of two) or ``"publish"`` instead.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ptyzarr.ingestion", "multiprocessing.spawn"])
-    args = (source, destination, event, number, overwrite)
+    args = (source, destination, event, number, overwrite, step)
     process = context.Process(target=_ingest_and_die, args=args)
     process.start()
     process.join()
@@ -50,7 +66,7 @@ def run_victim(
 
 
 def _ingest_and_die(
-    source: Path, destination: Path, event: str, number: int, overwrite: bool
+    source: Path, destination: Path, event: str, number: int, overwrite: bool, step: str
 ) -> None:
     plan.choose_sizes = lambda *_: Sizes(CHUNK_FRAMES, SHARD_FRAMES, 16)
     left = number
@@ -63,7 +79,15 @@ def _ingest_and_die(
 
     for owner, name in _MOMENTS:
         _hook(owner, name, count)
-    ingest(source, destination, IngestConfig(overwrite=overwrite, n_workers=2)).close()
+    config = IngestConfig(overwrite=overwrite, n_workers=2)
+    if step == "plan":
+        plan_parts(source, destination, config)
+    elif step == "part":
+        write_part(source, destination, 0, 2, config)
+    elif step == "publish":
+        publish(destination).close()
+    else:
+        ingest(source, destination, config).close()
 
 
 def _hook(owner: Any, name: str, count: Any) -> None:

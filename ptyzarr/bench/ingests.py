@@ -90,11 +90,14 @@ class Promise:
         What it may add to the resident memory of interpreter and imports.
     added_bytes
         What it added at most; None where the system does not tell.
+    peak_bytes
+        The largest resident memory of its process in all; None likewise.
     """
 
     step: str
     limit_bytes: int
     added_bytes: int | None
+    peak_bytes: int | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -156,4 +159,9 @@ def measure_promises(
 
 def _promise(row: Row, kind: str, limit: int) -> Promise:
     step = f"{kind} NPZ: {row.label.removeprefix('ptyzarr ')}"
-    return Promise(step=step, limit_bytes=limit, added_bytes=row.added_bytes)
+    return Promise(
+        step=step,
+        limit_bytes=limit,
+        added_bytes=row.added_bytes,
+        peak_bytes=row.peak_bytes,
+    )

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import math
 import os
 import resource
 import signal
@@ -15,17 +12,26 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import click
-import numpy as np
 
 from ptyzarr._version import __version__
 from ptyzarr.bench import format_table as format_bench
 from ptyzarr.bench import run_bench
-from ptyzarr.cli.options import config_from, config_options
+from ptyzarr.cli.cluster import (
+    choose_sources,
+    ingest_folder,
+    ingest_part,
+    is_folder,
+    plan_command,
+    publish_command,
+)
+from ptyzarr.cli.groups import group_command
+from ptyzarr.cli.options import GROUPS, config_from, config_options
+from ptyzarr.cli.output import json_flag, print_json, printable
 from ptyzarr.cli.progress import terminal_progress
+from ptyzarr.cli.repairing import repair_command
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
 from ptyzarr.demo import format_table, run_demo
-from ptyzarr.errors import PtyzarrError, ScanExistsError, StorageError
-from ptyzarr.grouping import cached_group_table, group_coords, normalization_factor
+from ptyzarr.errors import PtyzarrError
 from ptyzarr.ingestion import export, ingest, verify
 from ptyzarr.progress import Progress
 from ptyzarr.store import ScanStore, open_store
@@ -36,12 +42,6 @@ from ptyzarr.view import draw_scan
 EXIT_CODES = {"config": 2, "verification": 4, "interrupted": 75}
 BAD_INPUT = 3
 INTERRUPTED = 75
-
-_GROUPS = {"gridsize": 2, "n_neighbors": 6}
-
-_json_flag = click.option(
-    "--json", "as_json", is_flag=True, help="Print one JSON object to stdout."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -59,6 +59,12 @@ def cli() -> None:
     Exit codes: 0 ok, 2 usage, 3 bad input, 4 verification failed, 75 interrupted (run the same
     command again to resume).
     """
+
+
+cli.add_command(plan_command)
+cli.add_command(publish_command)
+cli.add_command(group_command)
+cli.add_command(repair_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -88,44 +94,40 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 @cli.command("ingest")
 @click.argument("paths", nargs=-1, required=True, metavar="SOURCE... DEST")
 @config_options(IngestConfig)
-@_json_flag
-def ingest_command(paths: tuple[str, ...], as_json: bool, **options: Any) -> None:
+@click.option("--part", metavar="I/N", help="Write one part of a scan that 'ptyzarr plan' planned.")
+@json_flag
+def ingest_command(paths: tuple[str, ...], part: str | None, as_json: bool, **options: Any) -> None:
     r"""Make a zarr store of a scan.
 
     \b
     ptyzarr ingest scan.npz scan.zarr      one scan
-    ptyzarr ingest a.npz b.npz stores/     many scans: stores/a.zarr, stores/b.zarr
+    ptyzarr ingest 'runs/*.npz' stores/    many scans: stores/a.zarr, stores/b.zarr, ...
 
     Every frame is checked before anything is published. The store appears at DEST when it is
     whole; after an interrupt, run the same command to resume. A DEST that holds this source
-    already is left alone.
+    already is left alone. Of many scans, those that fail do not stop the others.
     """
     config = config_from(IngestConfig, options)
-    summaries = []
-    for source, destination in _destinations(paths):
-        store = ingest(source, destination, config, progress=terminal_progress())
-        summaries.append(summary(store))
-        if not as_json:
-            ratio = store.attrs["source"]["size"] / summaries[-1]["bytes_stored"]
-            click.echo(
-                f"{destination}: {store.n_frames} frames of {store.frame_size}x{store.frame_size}, "
-                f"{store.quantity}, {format_size(summaries[-1]['bytes_stored'])} "
-                f"({ratio:.1f} times smaller than the source file)"
-            )
-    if as_json:
-        one = len(summaries) == 1 and not _is_folder(paths[-1])
-        _print_json(summaries[0] if one else {"stores": summaries})
+    sources, destination = choose_sources(paths)
+    if part is not None and len(sources) == 1:
+        ingest_part(sources[0], destination, part, config, as_json)
+    elif part is not None:
+        raise click.UsageError(f"--part is for one scan; {len(sources)} are given.")
+    elif is_folder(destination):
+        ingest_folder(sources, destination, config, as_json)
+    else:
+        _ingest_one(sources[0], destination, config, as_json)
 
 
 @cli.command("info")
 @click.argument("store")
-@_json_flag
+@json_flag
 def info_command(store: str, as_json: bool) -> None:
     """Say what a store holds."""
     opened = open_store(store)
     facts = summary(opened)
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     size = opened.frame_size
     source = facts["source"]
@@ -156,18 +158,18 @@ def info_command(store: str, as_json: bool) -> None:
     for key, value in opened.attrs["physics"].items():
         lines[key] = f"{value:g}"
     for key, value in lines.items():
-        click.echo(f"{key + ':':<15} {_printable(value)}")
+        click.echo(f"{key + ':':<15} {printable(value)}")
 
 
 @cli.command("verify")
 @click.argument("store")
 @click.option("--source", type=click.Path(), help="Also compare every value with this source.")
-@_json_flag
+@json_flag
 def verify_command(store: str, source: str | None, as_json: bool) -> None:
     """Check every byte and every value of a store."""
     report = verify(store, source, progress=terminal_progress())
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        print_json(dataclasses.asdict(report))
         return
     compared = f"; every value equals {source}" if source else ""
     click.echo(
@@ -181,58 +183,23 @@ def verify_command(store: str, source: str | None, as_json: bool) -> None:
 @cli.command("export")
 @click.argument("store")
 @click.argument("out", type=click.Path())
-@_json_flag
+@json_flag
 def export_command(store: str, out: str, as_json: bool) -> None:
     """Write the source of a store again, bit for bit, as an uncompressed NPZ."""
     path = export(store, out, progress=terminal_progress())
     size = path.stat().st_size
     if as_json:
-        _print_json({"path": str(path), "size": size})
+        print_json({"path": str(path), "size": size})
     else:
         click.echo(f"{path}: {format_size(size)}, equal to the source bit for bit")
 
 
-@cli.command("group")
-@click.argument("store")
-@config_options(GroupingConfig, defaults=_GROUPS)
-@click.option("-o", "--out", type=click.Path(), help="Write the group table to this NPZ.")
-@_json_flag
-def group_command(store: str, out: str | None, as_json: bool, **options: Any) -> None:
-    """Draw the canonical groups of a scan.
-
-    The table holds nn_indices, coords_nn, coords_offsets, coords_relative and norm_factor, as the
-    reference gives them for the same seed; no frame is read.
-    """
-    config = config_from(GroupingConfig, options)
-    opened = open_store(store)
-    table = grouped_table(opened, config)
-    if out is not None:
-        _write_npz(Path(out), table)
-    facts = {
-        "store": store,
-        "n_groups": len(table["nn_indices"]),
-        "group_size": config.group_size,
-        "norm_factor": float(table["norm_factor"]),
-        "nn_indices_dtype": str(table["nn_indices"].dtype),
-        "frames_used": len(np.unique(table["nn_indices"])),
-        "out": out,
-    }
-    if as_json:
-        _print_json(facts)
-    else:
-        where = f"; written to {out}" if out else ""
-        click.echo(
-            f"{facts['n_groups']} groups of {config.group_size} from {opened.n_frames} frames, "
-            f"{facts['frames_used']} of them used, normalisation {facts['norm_factor']:.6g}{where}"
-        )
-
-
 @cli.command("stream")
 @click.argument("stores", nargs=-1, required=True, metavar="STORE...")
-@config_options(GroupingConfig, hide=("seed",), defaults=_GROUPS)
+@config_options(GroupingConfig, hide=("seed",), defaults=GROUPS)
 @config_options(LoaderConfig, help={"seed": "seed of the groups and of the epoch order"})
 @click.option("--epochs", type=click.IntRange(1), default=1, show_default=True)
-@_json_flag
+@json_flag
 def stream_command(stores: tuple[str, ...], epochs: int, as_json: bool, **options: Any) -> None:
     """Run the loader over one or several stores and report what it moved.
 
@@ -244,7 +211,7 @@ def stream_command(stores: tuple[str, ...], epochs: int, as_json: bool, **option
     opened = [open_store(path) for path in stores]
     facts = run_epochs(opened, grouping, config, epochs, terminal_progress())
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     click.echo(
         f"{facts['groups']} groups in {facts['seconds']:.2f} s: {facts['groups_per_s']:,.0f} "
@@ -258,15 +225,15 @@ def stream_command(stores: tuple[str, ...], epochs: int, as_json: bool, **option
 @cli.command("view")
 @click.argument("store")
 @click.option("-o", "--out", type=click.Path(), required=True, help="Picture to write (.png, ...).")
-@config_options(GroupingConfig, defaults=_GROUPS)
+@config_options(GroupingConfig, defaults=GROUPS)
 @click.option("--n-groups", type=click.IntRange(0), default=4, show_default=True)
-@_json_flag
+@json_flag
 def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: Any) -> None:
     """Draw a scan: positions, mean pattern, a few groups with their frames."""
     config = config_from(GroupingConfig, options)
     path = draw_scan(open_store(store), out, grouping=config, n_groups=n_groups)
     if as_json:
-        _print_json({"path": str(path)})
+        print_json({"path": str(path)})
     else:
         click.echo(f"{path} written")
 
@@ -281,10 +248,10 @@ def view_command(store: str, out: str, n_groups: int, as_json: bool, **options: 
     show_default=True,
     help="Folder for the JSON and the plot.",
 )
-@config_options(GroupingConfig, only=("gridsize", "n_neighbors"), defaults=_GROUPS)
+@config_options(GroupingConfig, only=("gridsize", "n_neighbors"), defaults=GROUPS)
 @config_options(LoaderConfig, only=("batch_size", "channels", "memory", "n_threads", "seed"))
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@_json_flag
+@json_flag
 def bench_command(source: str, out: str, rounds: int, as_json: bool, **options: Any) -> None:
     """Measure shuffled epochs of your scan on this machine: ours beside the plain ways.
 
@@ -293,14 +260,14 @@ def bench_command(source: str, out: str, rounds: int, as_json: bool, **options: 
     """
     report = run_bench(source, out, n_rounds=rounds, progress=terminal_progress(), **options)
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        print_json(dataclasses.asdict(report))
     else:
         click.echo(format_bench(report))
 
 
 @cli.command("demo")
 @click.argument("out", type=click.Path(), default="ptyzarr-demo")
-@_json_flag
+@json_flag
 def demo_command(out: str, as_json: bool) -> None:
     """Run the whole path on a small measured scan: ingest, verify, group, stream, draw.
 
@@ -308,9 +275,23 @@ def demo_command(out: str, as_json: bool) -> None:
     """
     report = run_demo(out, progress=terminal_progress())
     if as_json:
-        _print_json(dataclasses.asdict(report))
+        print_json(dataclasses.asdict(report))
     else:
         click.echo(format_table(report))
+
+
+def _ingest_one(source: str, destination: str, config: IngestConfig, as_json: bool) -> None:
+    store = ingest(source, destination, config, progress=terminal_progress())
+    facts = summary(store)
+    if as_json:
+        print_json(facts)
+        return
+    ratio = store.attrs["source"]["size"] / facts["bytes_stored"]
+    click.echo(
+        f"{destination}: {store.n_frames} frames of {store.frame_size}x{store.frame_size}, "
+        f"{store.quantity}, {format_size(facts['bytes_stored'])} "
+        f"({ratio:.1f} times smaller than the source file)"
+    )
 
 
 def run_epochs(
@@ -357,19 +338,6 @@ def peak_memory() -> int:
     return int(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def grouped_table(store: ScanStore, config: GroupingConfig) -> dict[str, Any]:
-    """Return indices, coordinates and factor of the canonical groups; reads no frame."""
-    nn_indices = cached_group_table(store, config).nn_indices
-    nn, offsets, relative = group_coords(store.positions, nn_indices)
-    return {
-        "nn_indices": nn_indices,
-        "coords_nn": nn,
-        "coords_offsets": offsets,
-        "coords_relative": relative,
-        "norm_factor": normalization_factor(store.frame_power, nn_indices, store.frame_size),
-    }
-
-
 def summary(store: ScanStore) -> dict[str, Any]:
     """Return the facts that ``info --json`` prints."""
     source = store.attrs["source"]
@@ -397,71 +365,11 @@ def summary(store: ScanStore) -> dict[str, Any]:
     }
 
 
-def _destinations(paths: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Return (source, destination) pairs of ``SOURCE DEST`` or ``SOURCE... DIR/``."""
-    if len(paths) < 2:
-        raise click.UsageError("Expected SOURCE DEST, or SOURCE... DIR/.")
-    *sources, last = paths
-    if not _is_folder(last):
-        if len(sources) > 1:
-            raise click.UsageError(
-                f"{len(sources)} sources need a folder: end {last!r} with a slash."
-            )
-        return [(sources[0], last)]
-    pairs = [(source, os.path.join(last, f"{Path(source).stem}.zarr")) for source in sources]
-    names = [destination for _, destination in pairs]
-    for source, destination in pairs:
-        if names.count(destination) > 1:
-            raise ScanExistsError(
-                f"{source} and another source would both become {destination}; expected "
-                "different file names; rename one"
-            )
-    return pairs
-
-
-def _is_folder(path: str) -> bool:
-    return path.endswith(("/", os.sep))
-
-
-def _write_npz(path: Path, arrays: dict[str, Any]) -> None:
-    if path.exists():
-        raise ScanExistsError(f"{path} exists; remove it or choose another name")
-    scratch = path.with_name(f".{path.name}.partial")
-    try:
-        with scratch.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(scratch, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}; choose another place"
-        ) from error
-
-
 def _discard_output() -> None:
     """Let the interpreter's last flush go nowhere, so that it does not complain once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_json(facts: Any) -> None:
-    """Print one JSON object; what is no finite number becomes null."""
-    click.echo(json.dumps(_finite(facts), default=str, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _printable(text: str) -> str:
-    """Return text with control characters spelled out: a source names its members as it likes."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo("ptyzarr: " + _printable(" ".join(message.split())), err=True)
+    click.echo("ptyzarr: " + printable(" ".join(message.split())), err=True)
     sys.exit(code)

@@ -14,6 +14,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")
 
 
+#: Defaults of grouping flags that show groups of more than one frame.
+GROUPS = {"gridsize": 2, "n_neighbors": 6}
+
+
 def config_options(
     config: type[Any],
     *,

@@ -42,7 +42,7 @@ class Bar:
 
     def __init__(self, stream: IO[str]) -> None:
         self._progress = RichProgress(
-            TextColumn("{task.description:>10}"),
+            TextColumn("{task.description:>10}", markup=False),  # it may hold a file name
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:>3.0f}%"),
             _Rate(),

@@ -2,6 +2,7 @@
 
 from ptyzarr.grouping.cache import cached_group_table
 from ptyzarr.grouping.coords import group_coords, normalization_factor
+from ptyzarr.grouping.grouped import grouped_arrays
 from ptyzarr.grouping.neighbors import neighbors
 from ptyzarr.grouping.patches import object_patches
 from ptyzarr.grouping.rawdata import GroupedData, RawDataTorch
@@ -14,6 +15,7 @@ __all__ = [
     "cached_group_table",
     "group_coords",
     "group_table",
+    "grouped_arrays",
     "neighbors",
     "normalization_factor",
     "object_patches",

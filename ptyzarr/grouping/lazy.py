@@ -78,6 +78,7 @@ def lazy_normalized(
     nn_indices: GroupIndices,
     N: int,
     frame_powers: NDArray[np.float64] | None = None,
+    block_nbytes: int | None = None,
 ) -> tuple[Any, Any]:
     """Return what `gather_normalized` returns as two dask arrays; nothing is read.
 
@@ -85,19 +86,27 @@ def lazy_normalized(
     does the second where `frame_powers` is given. Without it the factor is a dask value of its
     own that needs every selected frame.
 
+    Parameters
+    ----------
+    stack, nn_indices, N, frame_powers
+        As `gather_normalized`.
+    block_nbytes
+        Size of a block (default: `READ_NBYTES`).
+
     Returns
     -------
     diffraction : (G, N, N, C) stored dtype
     normalized : (G, N, N, C) float32
     """
     shape = (nn_indices.shape[0], *stack.shape[1:], nn_indices.shape[1])
-    diffraction = _as_dask(shape, stack.dtype, partial(_load_groups, stack, nn_indices))
+    gather = partial(_load_groups, stack, nn_indices)
+    diffraction = _as_dask(shape, stack.dtype, gather, block_nbytes)
     if frame_powers is None:
         factor = _lazy_factor(stack, nn_indices, N)
         return diffraction, _scale_lazily(diffraction, factor)
     factor = normalization_factor(frame_powers, nn_indices, N)
     load = partial(_load_scaled_groups, stack, nn_indices, factor)
-    return diffraction, _as_dask(shape, np.dtype(np.float32), load)
+    return diffraction, _as_dask(shape, np.dtype(np.float32), load, block_nbytes)
 
 
 def lazy_normalized_dask(frames: Any, nn_indices: GroupIndices, N: int) -> tuple[Any, Any]:
@@ -149,21 +158,26 @@ def lazy_normalized_dask(frames: Any, nn_indices: GroupIndices, N: int) -> tuple
 
 
 def lazy_patches(
-    object_guess: NDArray[Any], offsets: NDArray[Any], relative: NDArray[Any], N: int
+    object_guess: NDArray[Any],
+    offsets: NDArray[Any],
+    relative: NDArray[Any],
+    N: int,
+    block_nbytes: int | None = None,
 ) -> Any:
     """Return what `object_patches` returns as a dask array (G, N, N, C) complex64."""
     load = partial(_load_patches, object_guess, offsets, relative, N)
     shape = (relative.shape[0], N, N, relative.shape[3])
-    return _as_dask(shape, np.dtype(np.complex64), load)
+    return _as_dask(shape, np.dtype(np.complex64), load, block_nbytes)
 
 
 def _as_dask(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     load: Callable[[NDArray[np.int64]], NDArray[Any]],
+    block_nbytes: int | None = None,
 ) -> Any:
     nbytes = dtype.itemsize * int(np.prod(shape[1:]))
-    block = max(1, READ_NBYTES // max(1, nbytes))
+    block = max(1, (block_nbytes or READ_NBYTES) // max(1, nbytes))
     # name=False: a random name; a hash would read the frames.
     return da.from_array(
         LazyArray(shape, dtype, load),

@@ -1,8 +1,31 @@
-"""A source file becomes a store, is verified, and can be had back."""
+"""A source file becomes a store, is verified and repaired, and can be had back."""
 
+from ptyzarr.ingestion.aside import new_folder
 from ptyzarr.ingestion.export import export
 from ptyzarr.ingestion.layout import choose_sizes
+from ptyzarr.ingestion.many import ScanOutcome, find_sources, ingest_many, pair_stores
+from ptyzarr.ingestion.parts import PartReport, PlanReport, plan_parts, write_part
+from ptyzarr.ingestion.publication import publish
+from ptyzarr.ingestion.repair import RepairReport, repair
 from ptyzarr.ingestion.runner import ingest
 from ptyzarr.ingestion.verify import VerifyReport, verify
 
-__all__ = ["VerifyReport", "choose_sizes", "export", "ingest", "verify"]
+__all__ = [
+    "PartReport",
+    "PlanReport",
+    "RepairReport",
+    "ScanOutcome",
+    "VerifyReport",
+    "choose_sizes",
+    "export",
+    "find_sources",
+    "ingest",
+    "ingest_many",
+    "new_folder",
+    "pair_stores",
+    "plan_parts",
+    "publish",
+    "repair",
+    "verify",
+    "write_part",
+]

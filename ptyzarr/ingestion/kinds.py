@@ -51,6 +51,12 @@ class Kind(NamedTuple):
         wanted = count_dtype(block.max_count)
         return Kind("counts", max(self.counts, wanted, key=lambda dtype: dtype.itemsize).str)
 
+    def wider(self, other: Kind) -> Kind:
+        """Return the one of two kinds of the same scan that holds what both hold."""
+        if self.counts is None or other.counts is None:
+            return self if self.counts is None else other
+        return max(self, other, key=lambda kind: np.dtype(kind.dtype).itemsize)
+
     def stored(self, block: CheckedBlock) -> NDArray[Any]:
         """Return the frames of a block that this holds, as they are stored."""
         frames = block.amplitude if self.counts is None else block.counts

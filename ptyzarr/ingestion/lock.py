@@ -22,7 +22,7 @@ from typing import Any
 from ptyzarr.errors import ScanExistsError
 
 HEARTBEAT_S = 30.0
-_STALE_S = 300.0  # a lock of another machine without a heartbeat for so long is abandoned
+_STALE_S = 300.0  # a lock of another machine that looks so old is watched, and then abandoned
 _ATTEMPTS = 8
 #: Whether signal 0 asks if a process is there; on Windows it would end it.
 CAN_PROBE = os.name == "posix"
@@ -33,7 +33,8 @@ def lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the folder is made, and removed if it is empty at the end.
 
     A lock is taken over when its owner is gone: a dead process of this machine, or one of another
-    machine that has given no sign of life for some minutes.
+    machine that seems to have given no sign of life for five minutes and gives none during the
+    minute in which this call then watches it.
 
     Parameters
     ----------
@@ -55,7 +56,10 @@ def lock(folder: Path) -> Iterator[None]:
     finally:
         stop.set()
         beat.join()
-        _release(folder, owner)
+        for _ in range(_ATTEMPTS):  # a lock that stays keeps this process out as long as it lives
+            with contextlib.suppress(OSError):
+                _release(folder, owner)
+                break
         with contextlib.suppress(OSError):
             folder.rmdir()
 
@@ -100,8 +104,12 @@ def _create(path: Path, owner: dict[str, Any]) -> bool:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except (FileExistsError, FileNotFoundError):
         return False
-    with os.fdopen(fd, "w") as file:
-        json.dump(owner, file)
+    try:
+        with os.fdopen(fd, "w") as file:
+            json.dump(owner, file)
+    except BaseException:
+        path.unlink(missing_ok=True)  # a lock without an owner would keep everybody out
+        raise
     return True
 
 
@@ -151,9 +159,25 @@ def _is_gone(path: Path, owner: dict[str, Any]) -> bool:
         started = owner.get("started")
         return not _is_alive(pid) or (started is not None and _start_time(pid) != started)
     try:
-        return time.time() - path.stat().st_mtime > _STALE_S
+        return _is_silent(path)
     except OSError:
         return True
+
+
+def _is_silent(path: Path) -> bool:
+    """Return whether a lock is old and stays so while its owner would have touched it twice.
+
+    Its age alone does not tell: a clock that jumps makes the lock of a living owner old.
+    """
+    seen = path.stat().st_mtime_ns
+    if time.time() - seen / 1e9 <= _STALE_S:
+        return False
+    deadline = time.monotonic() + 2 * HEARTBEAT_S
+    while time.monotonic() < deadline:
+        time.sleep(HEARTBEAT_S / 20)
+        if path.stat().st_mtime_ns != seen:
+            return False
+    return True
 
 
 def _is_alive(pid: int) -> bool:

@@ -20,7 +20,7 @@ from ptyzarr.ingestion.spool import Spooled, spool_frames
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.progress import Progress
 from ptyzarr.scan import Scan
-from ptyzarr.store import SCHEMA_VERSION, FrameFormat
+from ptyzarr.store import SCHEMA_VERSION, FrameFormat, file_checksum
 
 _ARRAYS = ("order", "records", "pieces")
 
@@ -104,6 +104,14 @@ class Plan:
         except OSError:
             return False
 
+    def is_current(self, staging: Staging) -> bool:
+        """Return whether the staging folder still holds this plan."""
+        try:
+            document = json.loads(staging.plan.read_text())
+            return (document["key"], Kind(*document["kind"])) == (self.key, self.kind)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
     def save(self, staging: Staging) -> None:
         """Write the plan; the document that makes it valid comes last."""
         present = [name for name in _ARRAYS if getattr(self, name) is not None]
@@ -115,9 +123,10 @@ class Plan:
             if field.name not in (*_ARRAYS, "sizes")
         }
         digests = {name: _array_file_digest(staging, name) for name in present}
-        staging.write_json(
-            staging.plan, {**document, "sizes": dataclasses.asdict(self.sizes), "arrays": digests}
-        )
+        document |= {"sizes": dataclasses.asdict(self.sizes), "arrays": digests}
+        # Unlike encoded frames, masked pixels have no checksum of their own.
+        document["masked"] = None if self.pieces is None else file_checksum(staging.masked)
+        staging.write_json(staging.plan, document)
 
     @classmethod
     def load(cls, staging: Staging, key: str) -> Plan | None:
@@ -125,6 +134,8 @@ class Plan:
         try:
             document = json.loads(staging.plan.read_text())
             digests = document.pop("arrays")
+            if not _has_masked(staging, document.pop("masked")):
+                return None
             if document["key"] != key or any(
                 _array_file_digest(staging, name) != digest for name, digest in digests.items()
             ):
@@ -139,6 +150,18 @@ class Plan:
             return plan if plan.is_backed(staging) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def has_spooled_masks(staging: Staging) -> bool:
+    """Return whether the masked pixels are those that were spooled; True if none were."""
+    try:
+        return _has_masked(staging, json.loads(staging.plan.read_text())["masked"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _has_masked(staging: Staging, recorded: list[Any] | None) -> bool:
+    return recorded is None or list(file_checksum(staging.masked)) == recorded
 
 
 def plan_key(scan: Scan, config: IngestConfig) -> str:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import functools
 import itertools
 import os
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dask.base import compute
-from dask.callbacks import Callback
-from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
-    ConfigError,
     DamagedStoreError,
-    DeviceError,
     InterruptedIngestError,
     PtyzarrError,
     ScanExistsError,
@@ -30,14 +24,14 @@ from ptyzarr.errors import (
 )
 from ptyzarr.ingestion.arrays import root_attributes, write_arrays
 from ptyzarr.ingestion.budget import block_frames, choose_workers
-from ptyzarr.ingestion.kinds import Kind
+from ptyzarr.ingestion.execution import write_shards
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.plan import Plan, make_plan, plan_key
+from ptyzarr.ingestion.plan import Plan, has_spooled_masks, make_plan, plan_key
 from ptyzarr.ingestion.records import FRAME_RECORD, mask_record, merge_masked, read_records
 from ptyzarr.ingestion.spool import SpoolReader
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.ingestion.threads import worker_threads
-from ptyzarr.ingestion.write import SPARE_BLOCKS, ShardJob, ShardReport, write_one_shard
+from ptyzarr.ingestion.write import ShardJob
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import FrameReader, Scan
 from ptyzarr.sources import open_source, source_unchanged
@@ -102,33 +96,50 @@ def ingest(
     # Workers of a cluster have working directories of their own.
     target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)
-    with _interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
-        scan = open_source(
-            source,
-            frames_key=config.frames_key,
-            quantity=config.quantity,
-            incomplete=config.incomplete,
-            spool_dir=target.parent,
-            max_resident=config.memory_bytes,
-        )
-        existing = _existing(scan, target, config)
+    with interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
+        scan = open_scan(source, target, config)
+        existing = existing_store(scan, target, config)
         if existing is None:
             with lock(staging.root):
-                _ingest_locked(scan, target, config, staging, progress or Silent())
+                build = functools.partial(
+                    _build, scan, target, config, staging, progress or Silent()
+                )
+                build_locked(scan, target, config, staging, build)
         elif staging.root.is_dir():
-            _tidy(staging)
+            tidy(staging)
     return existing or open_store(target)
 
 
-def _ingest_locked(
-    scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
+def open_scan(source: str | os.PathLike[str], target: Path, config: IngestConfig) -> Scan:
+    """Return the scan in a source file, opened as the options say."""
+    return open_source(
+        source,
+        frames_key=config.frames_key,
+        quantity=config.quantity,
+        incomplete=config.incomplete,
+        spool_dir=target.parent,
+        max_resident=config.memory_bytes,
+    )
+
+
+def build_locked(
+    scan: Scan, target: Path, config: IngestConfig, staging: Staging, build: Callable[[], None]
 ) -> None:
+    """Build and publish a store in a staging folder that is locked, unless it is there already.
+
+    Parameters
+    ----------
+    scan, target, config, staging
+        What becomes a store, where, how, and the locked folder; it is empty afterwards.
+    build
+        Builds and publishes. After a refused value nothing of its work is kept.
+    """
     staging.check_ours()
     staging.restore(target)
     # Somebody else may have published between the look and the lock.
-    if _existing(scan, target, config) is None:
+    if existing_store(scan, target, config) is None:
         try:
-            _build(scan, target, config, staging, progress)
+            build()
         except SourceError:
             staging.discard()
             source_unchanged(scan)  # a source that changed is the better reason
@@ -136,7 +147,7 @@ def _ingest_locked(
     staging.discard()
 
 
-def _tidy(staging: Staging) -> None:
+def tidy(staging: Staging) -> None:
     """Remove what a call left that was killed right after publishing."""
     with contextlib.suppress(ScanExistsError, OSError), lock(staging.root):
         staging.check_ours()
@@ -144,7 +155,7 @@ def _tidy(staging: Staging) -> None:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Keep what an interrupt leaves for the next call."""
     try:
         yield
@@ -154,12 +165,14 @@ def _interruptible() -> Iterator[None]:
         ) from error
 
 
-def _existing(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
+def existing_store(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
     """Return the store at the destination if it is this source's; None if it may be written."""
     if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
         return None
     try:
         store = open_store(target)
+    except StorageError:
+        raise  # what is there cannot be judged
     except PtyzarrError as error:
         _refuse_unreadable(target, error, overwrite=config.overwrite)
         return None
@@ -208,14 +221,18 @@ def is_same_scan(scan: Scan, store: ScanStore) -> bool:
 
     Compared are each member's name, size and CRC-32, so a copied or touched file is the same.
     """
-    source = store.attrs["source"]
+    return is_same_source(scan, store.attrs["source"], store.n_frames)
+
+
+def is_same_source(scan: Scan, source: Mapping[str, Any], n_frames: int) -> bool:
+    """Return whether a scan is what a store's attribute ``source`` and frame number describe."""
     members = [member_to_json(member) for member in scan.members]
     return (
         source_identity(members) == source_identity(source["members"])
         and [(m["node"], m["column"]) for m in members]
         == [(m["node"], m["column"]) for m in source["members"]]
         and source["quantity"] == scan.quantity
-        and store.n_frames == scan.n_frames
+        and n_frames == scan.n_frames
     )
 
 
@@ -223,25 +240,33 @@ def _build(
     scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
 ) -> None:
     n_workers = choose_workers(scan, config)
-    n_block = block_frames(scan, config, n_workers)
+    block_frames(scan, config, n_workers)  # refuses a budget that is too small
     plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
         staging.prepare()
         plan = make_plan(scan, config, staging, n_workers, progress)
+    document = write_store(scan, plan, config, staging, progress)
+    staging.publish(target, document, overwrite=config.overwrite)
+
+
+def write_store(
+    scan: Scan, plan: Plan, config: IngestConfig, staging: Staging, progress: Progress
+) -> bytes:
+    """Write every file of the staged store but the root document, whose bytes are returned.
+
+    Raises
+    ------
+    SourceError
+        At a value that is refused, or if the source changed.
+    DamagedStoreError
+        If what was written keeps changing.
+    """
+    n_workers = choose_workers(scan, config)
+    n_block = block_frames(scan, config, n_workers)
     for _ in range(_MAX_ROUNDS):
         plan = _write_all_shards(scan, plan, n_block, config, staging, progress)
-        source_unchanged(scan)
-        records = _gather(plan, staging)
-        if records is None:
-            continue
-        if plan.records is None:
-            scan.frames.check_sums(records["crc32"])
-        writer = StoreWriter(staging.store)
-        write_arrays(writer, scan, plan, records, staging)
-        attributes = root_attributes(writer, scan, plan, records, config.layout)
-        document = writer.finish(attributes, n_workers)
-        # The manifest has just digested the files: what was written must be what is there.
-        if not _damaged(plan, staging, n_workers):
+        document = assemble(scan, plan, config, staging, n_workers)
+        if document is not None:
             break
     else:
         raise DamagedStoreError(
@@ -249,7 +274,38 @@ def _build(
             "check the disk"
         )
     source_unchanged(scan)
-    staging.publish(target, document, overwrite=config.overwrite)
+    return document
+
+
+def assemble(
+    scan: Scan, plan: Plan, config: IngestConfig, staging: Staging, n_workers: int
+) -> bytes | None:
+    """Write all that is not frames beside the shards; return the bytes of the root document.
+
+    None if a shard or its records are not what was written.
+
+    Raises
+    ------
+    SourceError
+        If the source changed, or the checksum of its frames is wrong.
+    """
+    source_unchanged(scan)
+    records = _gather(plan, staging)
+    if records is None:
+        return None
+    if plan.records is None:
+        scan.frames.check_sums(records["crc32"])
+    writer = StoreWriter(staging.store)
+    write_arrays(writer, scan, plan, records, staging)
+    attributes = root_attributes(writer, scan, plan, records, config.layout)
+    document = writer.finish(attributes, n_workers)
+    # The manifest has just digested the files: what was written must be what is there.
+    if not has_spooled_masks(staging):
+        raise DamagedStoreError(
+            f"{staging.masked} changed after it was written; expected the masked pixels that "
+            "were checked; check the disk, and run the same command again"
+        )
+    return None if damaged_shards(plan, staging, n_workers) else document
 
 
 def _write_all_shards(
@@ -262,21 +318,29 @@ def _write_all_shards(
 ) -> Plan:
     """Write all shards, again for a wider kind where the guess was too small; return the plan."""
     while True:
-        job = ShardJob(
-            staging,
-            plan,
-            _row_source(scan, plan, staging),
-            scan.quantity,
-            scan.frames_origin,
-            n_block,
-            config.nonfinite == "mask",
-        )
-        needs = _write_shards(job, config, choose_workers(scan, config), progress)
+        job = make_job(scan, plan, n_block, config, staging)
+        shards = range(plan.format.n_shards)
+        needs = write_shards(job, shards, config, choose_workers(scan, config), progress)
         if needs is None:
             return plan
         staging.prepare()
         plan = plan.with_kind(needs)
         plan.save(staging)
+
+
+def make_job(
+    scan: Scan, plan: Plan, n_block: int, config: IngestConfig, staging: Staging
+) -> ShardJob:
+    """Return what the tasks of all shards share."""
+    return ShardJob(
+        staging,
+        plan,
+        _row_source(scan, plan, staging),
+        scan.quantity,
+        scan.frames_origin,
+        n_block,
+        config.nonfinite == "mask",
+    )
 
 
 def _row_source(scan: Scan, plan: Plan, staging: Staging) -> FrameReader | SpoolReader:
@@ -306,97 +370,9 @@ def _gather(plan: Plan, staging: Staging) -> NDArray[Any] | None:
     return records
 
 
-def _damaged(plan: Plan, staging: Staging, n_workers: int) -> list[int]:
+def damaged_shards(plan: Plan, staging: Staging, n_workers: int) -> list[int]:
     """Return the shards whose files are not what was written."""
     shards = range(plan.format.n_shards)
     with worker_threads(n_workers, "check") as pool:
         finished = pool.map(staging.finished, shards, itertools.repeat(plan.stamp))
         return [shard for shard, is_whole in zip(shards, finished, strict=True) if not is_whole]
-
-
-def _write_shards(
-    job: ShardJob, config: IngestConfig, n_workers: int, progress: Progress
-) -> Kind | None:
-    """Write all shards; return what has to be stored instead if the plan's guess was too small."""
-    progress.start("writing", job.plan.n_frames, "frames")
-    try:
-        if config.scheduler is not None:
-            for report in _on_cluster(list(_tasks(job).values()), config.scheduler):
-                _accept(report, progress)
-        else:
-            _in_threads(job, n_workers, progress)
-    except _GuessError as error:
-        return error.kind
-    progress.finish()
-    return None
-
-
-class _GuessError(Exception):
-    """Shards of another kind have to be written."""
-
-    def __init__(self, kind: Kind) -> None:
-        super().__init__(kind)
-        self.kind = kind
-
-
-def _accept(report: ShardReport, progress: Progress) -> None:
-    if report.needs is not None:
-        raise _GuessError(report.needs)
-    progress.advance(report.n_frames)
-
-
-def _tasks(job: ShardJob) -> dict[str, Any]:
-    run = uuid.uuid4().hex
-    return {
-        key: delayed(write_one_shard, pure=False)(job, shard, dask_key_name=key)
-        for shard in range(job.plan.format.n_shards)
-        for key in [f"write-shard-{run}-{shard}"]
-    }
-
-
-def _in_threads(job: ShardJob, n_workers: int, progress: Progress) -> None:
-    """Write shards in threads of their own, which share others that work on blocks of frames.
-
-    So the last shard has all cores too, and while one is forced to the disk the next is encoded.
-    """
-    n_shards = min(n_workers + 1, job.plan.format.n_shards)
-    n_pending = -(-n_workers // n_shards) + SPARE_BLOCKS
-    with worker_threads(n_workers, "block") as blocks, worker_threads(n_shards, "shard") as pool:
-        job = dataclasses.replace(job, blocks=(blocks, n_pending))
-        tasks = _tasks(job)
-
-        def report(key: Any, value: Any, *_: Any) -> None:
-            if key in tasks:  # dask tells every callback about every computation in the process
-                _accept(value, progress)
-
-        try:
-            with Callback(posttask=report):
-                compute(*tasks.values(), scheduler="threads", pool=pool, num_workers=n_shards)
-        except BaseException:
-            job.stop.set()
-            raise
-
-
-def _on_cluster(tasks: list[Any], address: str) -> Iterator[ShardReport]:
-    """Yield the report of each shard as a dask.distributed cluster finishes it."""
-    try:
-        from distributed import Client, as_completed
-        from distributed.scheduler import KilledWorker
-    except ImportError as error:
-        raise DeviceError(
-            "--scheduler needs dask.distributed, which is not installed; install 'ptyzarr[cluster]'"
-        ) from error
-    try:
-        client = Client(address, timeout="10s", set_as_default=False)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ConfigError(f"no scheduler answers at {address!r}: {error}") from error
-    with client:
-        futures = client.compute(tasks, retries=3)
-        try:
-            for _, report in as_completed(futures, loop=client.loop, with_results=True):
-                yield report
-        except KilledWorker as error:
-            raise StorageError(
-                f"workers at {address!r} died again and again while writing ({error}); expected "
-                "them to finish a shard; give them more memory and run the same command to resume"
-            ) from error

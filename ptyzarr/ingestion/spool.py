@@ -107,7 +107,7 @@ def spool_frames(
             records[rows], pieces["length"][rows] = block.records, lengths
             pieces["offset"][rows] = offset + np.cumsum(lengths) - lengths
             pieces["counts"][rows] = block.counts
-            kind = _wider(kind, block.kind)
+            kind = kind.wider(block.kind)
             file.write(block.chunks.data.data)
             masked.write(block.masked.tobytes())
             row, offset = rows.stop, offset + len(block.chunks.data)
@@ -140,7 +140,7 @@ def _encoded_blocks(
             row += len(frames)
             while pending and (len(pending) > n_workers + 1 or pending[0].done()):
                 block = pending.popleft().result()
-                kind = _wider(kind, block.kind)
+                kind = kind.wider(block.kind)
                 yield block
         while pending:
             yield pending.popleft().result()
@@ -160,13 +160,6 @@ def _encode_block(
         frame_records(block, None),
         masked_pixels(block, numbers),
     )
-
-
-def _wider(one: Kind, other: Kind) -> Kind:
-    """Return the one that holds what both hold."""
-    if one.counts is None or other.counts is None:
-        return one if one.counts is None else other
-    return max(one, other, key=lambda kind: np.dtype(kind.dtype).itemsize)
 
 
 @dataclass(frozen=True, slots=True)

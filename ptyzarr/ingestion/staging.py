@@ -2,10 +2,12 @@
 
 scan.zarr.staging/
   lock            who writes here; see `ptyzarr.ingestion.lock`
+  request.json    source and options of a plan whose parts are written one by one
   plan.json       how the scan is stored; `plan/*.npy` beside it
   spool/          frames of a source that can only be read front to back; masked pixels
   records/7.bin   what is known about each frame of shard 7
   journal/7.json  shard 7 and its records are in place, with their sizes and checksums
+  parts/          which parts were begun; `needs/`: what they found that the plan cannot hold
   scratch/        files that are being written
   store/          the store that will be published
   replaced-*      a store that is being overwritten
@@ -33,7 +35,10 @@ FileChecksum = tuple[int, str]
 _REPLACED = "replaced-"
 _SYNC_THREADS = 8  # folders forced to the disk at once, which costs little more than one
 _RESUMABLE = "nothing was published; remove the cause and run the same command to resume"
-_OURS = ("plan.json", "plan", "spool", "records", "journal", "scratch", "store")
+_OURS = (
+    "request.json", "plan.json", "plan", "spool", "records", "journal", "parts", "needs",
+    "scratch", "store",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,21 @@ class Staging:
     def plan(self) -> Path:
         """The document of the plan; written last, it makes the plan valid."""
         return self.root / "plan.json"
+
+    @property
+    def request(self) -> Path:
+        """Source and options of a plan whose parts are written one by one."""
+        return self.root / "request.json"
+
+    @property
+    def parts(self) -> Path:
+        """Which parts were begun."""
+        return self.root / "parts"
+
+    @property
+    def needs(self) -> Path:
+        """What parts found that the plan cannot hold."""
+        return self.root / "needs"
 
     @property
     def plan_arrays(self) -> Path:
@@ -112,15 +132,16 @@ class Staging:
                 entry.unlink()
         for folder in (self.store, self.spool, self.plan_arrays):
             folder.mkdir(parents=True, exist_ok=True)
-        for name in ("records", "journal", "scratch"):
+        for name in ("records", "journal", "parts", "needs", "scratch"):
             (self.root / name).mkdir(exist_ok=True)
 
     def discard(self) -> None:
         """Remove everything but the lock; a leftover that cannot be removed harms nothing."""
-        for entry in self._entries():
-            shutil.rmtree(entry, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                entry.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            for entry in self._entries():
+                shutil.rmtree(entry, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    entry.unlink(missing_ok=True)
 
     def restore(self, destination: Path) -> None:
         """Put back a store that an overwrite had moved away before it was killed."""
@@ -144,7 +165,7 @@ class Staging:
         scratch = self.scratch()
         scratch.write_text(json.dumps(document))
         sync_file(scratch)
-        os.replace(scratch, path)
+        replace_file(scratch, path)
         sync_folder(path.parent)
 
     def journalled(self, shard: int, stamp: str) -> tuple[FileChecksum, FileChecksum] | None:
@@ -204,7 +225,7 @@ class Staging:
             (records[0], self.records(shard)),
         ):
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(scratch, target)
+            replace_file(scratch, target)
         sync_folder((self.store / shard_key(shard)).parent)
         entry = {"shard": shard, "stamp": stamp, "frames": frames[1], "records": records[1]}
         self.write_json(self.journal(shard), entry)
@@ -222,17 +243,20 @@ class Staging:
         sync_file(root)
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(sync_folder, [Path(folder) for folder, _, _ in os.walk(self.store)]))
-        if overwrite and os.path.lexists(destination):
-            # Two renames: after a kill between them, `restore` puts the old store back.
-            os.rename(destination, self.root / f"{_REPLACED}{uuid.uuid4().hex}")
         try:
+            if overwrite and os.path.lexists(destination):
+                # Two renames: after a kill between them, `restore` puts the old store back.
+                os.rename(destination, self.root / f"{_REPLACED}{uuid.uuid4().hex}")
             os.rename(self.store, destination)
+        except KeyboardInterrupt:
+            self.restore(destination)
+            raise
         except OSError as error:
+            self.restore(destination)
             if not _holds(destination, root_document):  # some file systems fail after success
-                _refuse_occupied(destination, error)
+                if not overwrite:
+                    _refuse_occupied(destination, error)
                 raise
-        finally:
-            self.restore(destination)  # nothing to do unless the rename failed
         sync_folder(destination.parent)
 
 
@@ -256,6 +280,20 @@ def _refuse_occupied(destination: Path, error: OSError) -> None:
             f"{destination} cannot be published: {error.strerror}; expected nothing there; remove "
             "it or choose another destination"
         ) from error
+
+
+def replace_file(scratch: Path, target: Path) -> None:
+    """Move a file into place in one step.
+
+    A network file system that repeats a request whose answer was lost reports that the scratch
+    file is missing, after it has become the target.
+    """
+    number = scratch.stat().st_ino
+    try:
+        os.replace(scratch, target)
+    except FileNotFoundError:
+        if not target.is_file() or target.stat().st_ino != number:
+            raise
 
 
 def sync_folder(path: Path) -> None:

@@ -21,6 +21,7 @@ from ptyzarr.errors import (
 from ptyzarr.ingestion.hashing import hash_frames
 from ptyzarr.ingestion.masks import MaskCursor
 from ptyzarr.ingestion.runner import is_same_scan
+from ptyzarr.ingestion.staging import storage_errors
 from ptyzarr.ingestion.values import check_block
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
@@ -95,20 +96,23 @@ def verify(
         If there is no store to verify.
     VerificationError
         If anything differs; the message names the first differences.
+    StorageError
+        If the file system fails otherwise than by not giving a file's bytes.
     """
     progress = progress or Silent()
     root = Path(store)
-    n_bytes, unlisted = _verify_files(root, progress)
-    opened = open_store(root)
-    try:
-        _verify_frames(opened, progress)
-        _verify_contents(opened)
-        if source is not None:
-            _verify_source(opened, source, progress)
-    except DamagedStoreError as error:
-        raise VerificationError(str(error)) from error
-    finally:
-        opened.close()
+    with storage_errors(f"verify of {os.fspath(store)}", "nothing was changed; look at the disk"):
+        n_bytes, unlisted = _verify_files(root, progress)
+        opened = open_store(root)
+        try:
+            _verify_frames(opened, progress)
+            _verify_contents(opened)
+            if source is not None:
+                _verify_source(opened, source, progress)
+        except DamagedStoreError as error:
+            raise VerificationError(str(error)) from error
+        finally:
+            opened.close()
     return VerifyReport(
         len(opened.files) + 1,
         n_bytes,
@@ -269,5 +273,6 @@ def _report(where: object, problems: list[str]) -> None:
         return
     more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise VerificationError(
-        f"{where}: {'; '.join(problems[:_SHOWN])}{more}; ingest the source again with --overwrite"
+        f"{where}: {'; '.join(problems[:_SHOWN])}{more}; 'ptyzarr repair' makes such "
+        "files again from the source"
     )

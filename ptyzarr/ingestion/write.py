@@ -104,7 +104,7 @@ def write_one_shard(job: ShardJob, shard: int) -> ShardReport:
     SourceChangedError
         If a spooled frame is not the one that was checked.
     InterruptedIngestError
-        If the ingest is being stopped.
+        If the ingest is being stopped, or the staging folder has another plan by now.
     """
     n_frames = len(job.plan.format.shard_rows(shard))
     if job.staging.finished(shard, job.plan.stamp):
@@ -113,6 +113,9 @@ def write_one_shard(job: ShardJob, shard: int) -> ShardReport:
     try:
         with storage_errors(f"writing shard {shard}"):
             with frames.open("wb") as file, records.open("wb") as side_file:
+                # After the scratch files: a plan that is replaced from now on removes them.
+                if not job.plan.is_current(job.staging):
+                    raise _stopped(f"{job.staging.root} no longer holds the plan of this ingest")
                 side = SideFile(side_file)
                 written = write_shard(file, job.plan.format, _chunks(job, shard, side))
                 recorded = side.finish()
@@ -175,7 +178,7 @@ def _blocks(job: ShardJob, shard: int) -> Iterator[_Block]:
 def _make_block(job: ShardJob, indices: NDArray[np.int64]) -> _Block:
     """Return what becomes of some frames that follow one another in stored order."""
     if job.stop.is_set():
-        raise InterruptedIngestError("ingest was stopped; run the same command to resume")
+        raise _stopped("ingest was stopped")
     plan = job.plan
     chunk = plan.sizes.chunk_frames
     if isinstance(job.frames, SpoolReader):
@@ -199,6 +202,10 @@ def _make_block(job: ShardJob, indices: NDArray[np.int64]) -> _Block:
         frame_records(block, sums),
         masked_pixels(block, indices),
     )
+
+
+def _stopped(reason: str) -> InterruptedIngestError:
+    return InterruptedIngestError(f"{reason}; run the same command to resume")
 
 
 @functools.lru_cache(maxsize=1)

@@ -1,5 +1,6 @@
 """The schema on disk; the only room that knows zarr."""
 
+from ptyzarr.store.arrayset import write_array_set
 from ptyzarr.store.manifest import (
     check_digests,
     check_sizes,
@@ -20,6 +21,7 @@ from ptyzarr.store.schema import (
     array_digest,
     frames_digest,
     member_to_json,
+    natural_key,
     source_identity,
     start_array_digest,
     store_digest,
@@ -58,6 +60,7 @@ __all__ = [
     "frames_digest",
     "list_keys",
     "member_to_json",
+    "natural_key",
     "open_store",
     "open_stores",
     "read_root",
@@ -67,5 +70,6 @@ __all__ = [
     "store_digest",
     "sync_file",
     "was_written_here",
+    "write_array_set",
     "write_shard",
 ]

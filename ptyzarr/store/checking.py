@@ -67,7 +67,7 @@ class CheckingStore(WrapperStore[LocalStore]):
         if entry is not None:
             try:
                 found = os.stat(self._folder / key).st_size
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 found = None
             if found != entry["size"]:
                 raise self._damage(key, "is missing" if found is None else f"has {found} bytes")
@@ -92,7 +92,36 @@ class CheckingStore(WrapperStore[LocalStore]):
 
     async def exists(self, key: str) -> bool:
         """Return whether the manifest lists `key`."""
-        return key == ROOT_KEY or key in self._files
+        return key in self._files or (key == ROOT_KEY and self._has_root())
+
+    async def list(self) -> AsyncGenerator[str, None]:
+        """Yield what the manifest lists, whatever else is in the folder."""
+        for key in self._keys():
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the listed keys that begin with `prefix`."""
+        for key in self._keys():
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the names right below the folder `prefix` that lead to listed keys."""
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        below = (key[len(folder) :] for key in self._keys() if key.startswith(folder))
+        for name in dict.fromkeys(rest.split("/", 1)[0] for rest in below):
+            yield name
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Return whether no listed key begins with the folder `prefix`."""
+        return not [name async for name in self.list_dir(prefix)]
+
+    def _keys(self) -> dict[str, None]:
+        # The root document lists the others, not itself.
+        return dict.fromkeys([*([ROOT_KEY] if self._has_root() else []), *self._files])
+
+    def _has_root(self) -> bool:
+        return (self._folder / ROOT_KEY).is_file()
 
     def _damage(self, key: str, what: str) -> DamagedStoreError:
         return DamagedStoreError(

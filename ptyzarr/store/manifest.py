@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ptyzarr.errors import DamagedStoreError, SchemaError
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
@@ -31,10 +31,21 @@ def file_digest(path: Path) -> tuple[int, str]:
 
 
 def list_keys(root: Path) -> Iterator[str]:
-    """Yield the key of every file under `root` except the root document, sorted."""
-    paths = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
+    """Yield the key of every file under `root` except the root document, sorted.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be listed: a manifest without its files would pass for a whole one.
+    """
+    folders = os.walk(root, onerror=_raise)
+    paths = (Path(folder) / name for folder, _, names in folders for name in names)
     keys = (path.relative_to(root).as_posix() for path in paths)
     yield from sorted(key for key in keys if key != ROOT_KEY)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def compose_root(
@@ -133,7 +144,7 @@ def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     for key, entry in files.items():
         try:
             found = os.stat(root / key).st_size
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedStoreError(
                 f"{root}: file {key!r} is missing; expected {entry['size']} bytes; the store is "
                 "damaged, ingest the source again with --overwrite"

@@ -55,6 +55,8 @@ class ScanStore:
         If the store is not of a schema that this version reads.
     DamagedStoreError
         If a file is missing, has the wrong size, or the root does not match its digest.
+    StorageError
+        If the file system refuses to look.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -65,11 +67,12 @@ class ScanStore:
             )
         # Files are opened later; a change of the working directory must not matter then.
         self._root = root = Path(os.path.abspath(self.path))
-        document = _load_root(root)
-        self._attributes: dict[str, Any] = document["attributes"][ATTRIBUTE]
-        self._files: dict[str, dict[str, Any]] = self._attributes["manifest"]["files"]
-        check_sizes(root, self._files)
-        self._group = zarr.open_group(CheckingStore(root, self._files), mode="r", zarr_format=3)
+        with read_errors(self.path):
+            document = _load_root(root)
+            self._attributes: dict[str, Any] = document["attributes"][ATTRIBUTE]
+            self._files: dict[str, dict[str, Any]] = self._attributes["manifest"]["files"]
+            check_sizes(root, self._files)
+            self._group = zarr.open_group(CheckingStore(root, self._files), mode="r", zarr_format=3)
         self._metadata: dict[str, Any] = document["consolidated_metadata"]["metadata"]
 
     def __reduce__(self) -> tuple[type[ScanStore], tuple[str]]:

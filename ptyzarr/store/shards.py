@@ -58,6 +58,31 @@ class FrameFormat:
     chunk_frames: int
     shard_frames: int
 
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> FrameFormat:
+        """Return what the ``zarr.json`` of the frames says.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it is not of a sharded array.
+        """
+        try:
+            n_frames, size = metadata["shape"][:2]
+            (codec,) = metadata["codecs"]
+            return cls(
+                int(n_frames),
+                int(size),
+                np.dtype(metadata["data_type"]),
+                int(codec["configuration"]["chunk_shape"][0]),
+                int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise DamagedStoreError(
+                f"the metadata of the frames is not understood ({error!r}); expected a sharded "
+                "array; ingest the source again with --overwrite"
+            ) from error
+
     @property
     def chunk_nbytes(self) -> int:
         """Decoded size of a chunk."""

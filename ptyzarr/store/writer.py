@@ -118,7 +118,7 @@ class StoreWriter:
             Whether the values are content of the scan (an order or a checksum is not).
         """
         array = self._create(node, values.shape, values.dtype, attributes=attributes)
-        for rows in _row_blocks(array):  # zarr copies all that it is given at once
+        for rows in row_blocks(array):  # zarr copies all that it is given at once
             array[rows] = values[rows]
         if in_digest:
             self._contents[node] = array_digest(values if acquisition is None else acquisition)
@@ -235,7 +235,7 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def _row_blocks(array: zarr.Array[Any]) -> Iterator[Any]:
+def row_blocks(array: zarr.Array[Any]) -> Iterator[Any]:
     """Yield keys that cut an array along axis 0 into rows of whole chunks."""
     if not array.shape:
         yield ...

@@ -1,39 +1,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ptyzarr import errors
-from ptyzarr.cli import BAD_INPUT, EXIT_CODES, INTERRUPTED, main
-
-
-class Result:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]):
-    """Run the command line in this process."""
-
-    def call(*arguments: str | os.PathLike[str]) -> Result:
-        with pytest.raises(SystemExit) as exit_info:
-            main([os.fspath(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return Result(int(exit_info.value.code or 0), captured.out, captured.err)
-
-    return call
+from ptyzarr.cli import BAD_INPUT, EXIT_CODES, INTERRUPTED
 
 
 @pytest.fixture
@@ -77,26 +53,6 @@ def test_info_says_what_a_store_holds_to_people(run, store) -> None:
     out = run("info", store).out
     assert "40 of 16x16, counts" in out
     assert "object pixels" in out
-
-
-def test_many_sources_go_into_a_folder(run, make_npz, tmp_path) -> None:
-    sources = [make_npz(tmp_path / f"{name}.npz", n_frames=9, N=8, seed=2) for name in "ab"]
-    result = run("ingest", *sources, f"{tmp_path}/stores/", "--json")
-    assert result.code == 0
-    assert [entry["name"] for entry in result.json["stores"]] == ["a", "b"]
-    assert (tmp_path / "stores" / "b.zarr" / "zarr.json").is_file()
-
-
-def test_equal_stems_are_refused(run, make_npz, tmp_path) -> None:
-    for folder in ("one", "two"):
-        (tmp_path / folder).mkdir()
-        make_npz(tmp_path / folder / "scan.npz", n_frames=9, N=8, seed=2)
-    result = run(
-        "ingest", tmp_path / "one/scan.npz", tmp_path / "two/scan.npz", f"{tmp_path}/stores/"
-    )
-    assert result.code == BAD_INPUT
-    assert "rename one" in result.err
-    assert not (tmp_path / "stores").exists()
 
 
 @pytest.mark.parametrize(
@@ -287,8 +243,11 @@ def test_every_error_code_has_an_exit_status() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "ingest", "info", "verify", "export", "group", "stream", "view", "bench", "demo"],
-)
+    [
+        "", "ingest", "plan", "publish", "info", "verify", "repair", "export", "group", "stream",
+        "view", "bench", "demo",
+    ],
+)  # fmt: skip
 def test_help_teaches(run, command: str) -> None:
     result = run(*filter(None, [command]), "--help")
     assert result.code == 0

@@ -12,7 +12,12 @@ from synthetic import make_arrays, make_npz, tree_state
 from victim import CHUNK_FRAMES, SHARD_FRAMES, run_victim
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import ScanExistsError, ScanNotFoundError
+from ptyzarr.errors import (
+    DamagedStoreError,
+    InterruptedIngestError,
+    ScanExistsError,
+    ScanNotFoundError,
+)
 from ptyzarr.ingestion import ingest, verify
 from ptyzarr.sources.frames import StackedFrames
 from ptyzarr.store import open_store
@@ -166,3 +171,37 @@ def test_shard_that_was_torn_after_its_journal_is_found_on_resume(
     os.truncate(tmp_path / "scan.zarr.staging/store/diffraction/c/0/0/0", 0)
     ingest(source, tmp_path / "scan.zarr").close()
     check_finished(tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("when", ["before a resume", "while shards are written"])
+def test_torn_masked_pixels_are_never_published(tmp_path, small_shards, when):
+    """They are spooled, and unlike spooled frames have no checksum of their own."""
+    frames = make_arrays()["diff3d"]
+    frames[::3, 5, 5] = np.nan
+    source = make_npz(tmp_path / "scan.npz", compressed=True, diff3d=frames)
+    config = IngestConfig(nonfinite="mask", n_workers=1)
+    masked = tmp_path / "scan.zarr.staging/spool/masked.bin"
+
+    class Tear:
+        done = False
+        stage = ""
+
+        def start(self, stage: str, total: int, unit: str) -> None:
+            self.stage = stage
+
+        def advance(self, amount: int) -> None:
+            if self.stage == "writing" and not self.done:
+                self.done = True
+                raw = bytearray(masked.read_bytes())
+                raw[8] ^= 1
+                masked.write_bytes(raw)
+                if when == "before a resume":
+                    raise KeyboardInterrupt
+
+        def finish(self) -> None: ...
+
+    with pytest.raises((InterruptedIngestError, DamagedStoreError)):
+        ingest(source, tmp_path / "scan.zarr", config, progress=Tear())
+    assert not (tmp_path / "scan.zarr").exists()
+    ingest(source, tmp_path / "scan.zarr", config).close()
+    verify(tmp_path / "scan.zarr", source)

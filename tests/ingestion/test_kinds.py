@@ -35,6 +35,13 @@ def test_kind_grows_with_what_is_found(kind, value, expected):
     assert kind.with_block(block_with(value)) == expected
 
 
+def test_wider_of_two_kinds_holds_both():
+    kinds = [*COUNTS, Kind("amplitude", "<f4")]
+    for low, one in enumerate(kinds):
+        for other in kinds[low:]:
+            assert one.wider(other) == other.wider(one) == other
+
+
 @pytest.mark.parametrize(
     ("frame", "value", "expected"),
     [

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,8 @@ def test_reused_process_number_is_told_apart(tmp_path):
         pytest.param({}, id="nothing written"),
     ],
 )
-def test_unknown_owner_is_judged_by_its_heartbeat(tmp_path, owner, age_s):
+def test_unknown_owner_is_judged_by_its_heartbeat(tmp_path, monkeypatch, owner, age_s):
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.01)
     path = leave_lock(tmp_path / "lock", **owner)
     stamp = path.stat().st_mtime - age_s
     os.utime(path, (stamp, stamp))
@@ -99,6 +101,31 @@ def test_unknown_owner_is_judged_by_its_heartbeat(tmp_path, owner, age_s):
     else:
         with pytest.raises(ScanExistsError, match="wait for it"), lock(tmp_path):
             raise AssertionError("two holders")
+
+
+@pytest.mark.parametrize("jump_s", [3600, 1e9])
+def test_clock_that_jumps_does_not_take_a_lock_from_the_living(tmp_path, monkeypatch, jump_s):
+    """The lock looks old at once; its owner on another machine touches it as before."""
+    path = leave_lock(tmp_path / "lock", token="a1", host="elsewhere", pid=1)
+    now, sleep = time.time, time.sleep
+
+    def beat(duration_s: float) -> None:
+        os.utime(path)
+        sleep(duration_s)
+
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.5)
+    monkeypatch.setattr(time, "time", lambda: now() + jump_s)
+    monkeypatch.setattr(time, "sleep", beat)
+    with pytest.raises(ScanExistsError, match="on elsewhere"), lock(tmp_path):
+        raise AssertionError("two holders")
+    assert os.listdir(tmp_path) == ["lock"]
+
+
+def test_clock_that_jumps_back_keeps_a_lock_and_says_which(tmp_path, monkeypatch):
+    leave_lock(tmp_path / "lock", token="a1", host="elsewhere", pid=1)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    with pytest.raises(ScanExistsError, match=r"remove .*/lock if that process"), lock(tmp_path):
+        raise AssertionError("two holders")
 
 
 def test_stale_view_of_a_released_chain_gives_no_lock(tmp_path, monkeypatch):

@@ -79,6 +79,17 @@ def test_plan_of_another_key_is_not_loaded(tmp_path, staging):
     assert Plan.load(staging, "other") is None
 
 
+def test_plan_is_current_until_another_one_is_saved(tmp_path, staging):
+    plan = planned(tmp_path, staging)
+    assert plan.is_current(staging)
+    wider = plan.with_kind(Kind("counts", "<u4"))
+    wider.save(staging)
+    assert wider.is_current(staging)
+    assert not plan.is_current(staging)
+    staging.prepare()
+    assert not wider.is_current(staging)
+
+
 def test_key_is_that_of_the_content_not_of_the_file(tmp_path):
     one = open_source(make_npz(tmp_path / "one.npz"))
     two = open_source(make_npz(tmp_path / "two.npz"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from ptyzarr.errors import ConfigError, ScanNotFoundError, StorageError
-from ptyzarr.ingestion.staging import Staging, storage_errors, sync_folder
+from ptyzarr.ingestion.staging import Staging, replace_file, storage_errors, sync_folder
 from ptyzarr.store import file_checksum
 
 
@@ -97,6 +98,37 @@ def test_document_is_old_or_new_never_half(staging, monkeypatch):
     assert json.loads(staging.plan.read_text()) == {"a": 1}
 
 
+def test_rename_that_reports_a_missing_file_after_success_is_success(staging, monkeypatch):
+    """A network file system repeats a request whose answer was lost, and finds nothing to move."""
+    replace = os.replace
+
+    def lie(scratch, target):
+        replace(scratch, target)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(scratch))
+
+    monkeypatch.setattr(os, "replace", lie)
+    commit(staging, 3, b"frames")
+    assert staging.finished(3, "plan")
+    staging.write_json(staging.plan, {"a": 1})
+    assert json.loads(staging.plan.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+def test_rename_of_a_file_that_somebody_removed_is_an_error(tmp_path, monkeypatch, was_there):
+    scratch, target = tmp_path / "scratch", tmp_path / "target"
+    scratch.write_text("new")
+    if was_there:
+        target.write_text("old")
+
+    def vanish(scratch, target):
+        scratch.unlink()
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(scratch))
+
+    monkeypatch.setattr(os, "replace", vanish)
+    with pytest.raises(FileNotFoundError):
+        replace_file(scratch, target)
+
+
 def test_prepared_folder_is_empty_but_for_the_lock(staging):
     commit(staging, 0, b"frames")
     (staging.root / "lock").write_text("{}")
@@ -105,7 +137,7 @@ def test_prepared_folder_is_empty_but_for_the_lock(staging):
     staging.prepare()
     assert not staging.finished(0, "plan")
     assert sorted(os.listdir(staging.root)) == [
-        "journal", "lock", "plan", "records", "scratch", "spool", "store",
+        "journal", "lock", "needs", "parts", "plan", "records", "scratch", "spool", "store",
     ]  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_first_differences_are_named_and_the_rest_counted(rich_store, tmp_path):
     ):
         if path.is_file():
             path.write_bytes(b"")
-    with pytest.raises(VerificationError, match=r"has 0 bytes.*and \d+ more; ingest the source"):
+    with pytest.raises(VerificationError, match=r"has 0 bytes.*and \d+ more; .ptyzarr repair"):
         verify(tmp_path / "scan.zarr")
 
 

@@ -112,6 +112,7 @@ def test_frames_that_the_plan_does_not_hold_are_reported_and_not_written(job):
 def test_shard_written_for_another_guess_is_written_again(job):
     write_one_shard(job, 0)
     wider = dataclasses.replace(job, plan=job.plan.with_kind(Kind("counts", "<u4")))
+    wider.plan.save(job.staging)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ptyzarr.ingestion.kinds.Kind.with_block", lambda self, block: self)
         patch.setattr(
