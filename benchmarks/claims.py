@@ -146,11 +146,11 @@ def decode_ratio(place: int, ours: str, theirs: str) -> Measure:
     return measure
 
 
-def growth_ratio(column: str, base: int) -> Measure:
-    """Return what compares the last row of the growth table with the row at `base`."""
+def growth_ratio(column: str, base: int, name: str = "growth") -> Measure:
+    """Return what compares the last row of a growth table with the row at `base`."""
 
     def measure(results: Results) -> float | None:
-        values = list(results.column("growth", column).values())
+        values = list(results.column(name, column).values())
         return values[-1] / values[base] if values and values[base] else None
 
     return measure
@@ -241,8 +241,8 @@ PROMISES: tuple[tuple[str, str, float, Measure], ...] = (
      ingest_ratio("deflated", "ptyzarr ingest", "numpy.load")),
     ("growth", "groups/s of the largest over the smallest, first epoch", 0.9,
      growth_ratio("groups/s", 0)),
-    ("", "over the smallest, later epochs, which decode nothing", 0.9,
-     growth_ratio("groups/s", 1)),
+    ("", "the same, later epochs, in a budget that keeps both", 0.9,
+     growth_ratio("groups/s", 1, "growth-kept")),
     ("", "decoded / distinct of the largest in this budget", -1.15,
      growth_value("decoded / distinct")),
     ("", "the same by the planner, first epoch, buffer of 8 %", -1.15, amplification),

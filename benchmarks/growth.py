@@ -1,6 +1,6 @@
 """What grows with the scan: groups per second and memory of one budget, 20 thousand to a million.
 
-    python benchmarks/growth.py --frames 20000 200000 1000000 --memory 768MiB
+    python benchmarks/growth.py --frames 20000 200000 1000000 --memory 512MiB
 
 Frames of 64 x 64 counts repeat from 4,096; positions, groups and chunks do not. A scan whose
 decoded frames fit the budget decodes nothing after its first epoch. So that it can be compared,
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> Table:
     rows = run_rounds(entries, options.rounds, 0)
     reference = rows[-2]
     table = Table(
-        name="growth",
+        name=options.name,
         title="Window shuffle in one budget, by size of the scan",
         columns=COLUMNS,
         rows=[
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> Table:
             "files": "in the page cache",
         },
     )
-    save_tables([table], options.out / "growth.json")
+    save_tables([table], options.out / f"{options.name}.json")
     return table
 
 
@@ -103,7 +103,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_folders(parser)
     parser.add_argument("--frames", type=int, nargs="+", default=[20_000, 200_000, 1_000_000])
-    parser.add_argument("--memory", default="768MiB", help="a buffer of 7 % of a million frames")
+    parser.add_argument("--memory", default="512MiB", help="a third of a million frames, packed")
+    parser.add_argument("--name", default="growth", help="of the table and its file")
     parser.add_argument("--rounds", type=int, default=3)
     return parser.parse_args(arguments)
 

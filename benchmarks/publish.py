@@ -211,6 +211,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "ingest-deflated": report_block("ingest-medium", 1),
     "memory": memory_block,
     "growth": table_block("growth"),
+    "growth-kept": table_block("growth-kept"),
     "start": table_block("start"),
     "neighbors": table_block("neighbors"),
     "draws": report_block("draws"),

@@ -50,6 +50,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("disk", ["--scan", "medium"]),
         ("timeline", ["--scan", "medium"]),
         ("growth", []),
+        ("growth", ["--memory", "1792MiB", "--name", "growth-kept", "--rounds", "2"]),
         ("start", []),
         ("device", ["--scan", "medium"]),
         ("memory", ["--size", "2GiB"]),

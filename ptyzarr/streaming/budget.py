@@ -14,7 +14,7 @@ from ptyzarr.streaming.window import PLANNING_NBYTES_PER_FRAME
 # is the same on every run, and what is assumed where the system does not tell.
 COMPILED_NBYTES: Final = 125 * 1024**2
 # Code that is loaded on the way, and the allocator's slack.
-SLACK_NBYTES: Final = 15 * 1024**2
+SLACK_NBYTES: Final = 24 * 1024**2
 # Each thread's stack, the encoded bytes of its reads and the decoded ones it packs.
 THREAD_NBYTES: Final = 6 * 1024**2
 # Planner's and loader's arrays over the slots of the pool and over all chunks.
@@ -34,7 +34,10 @@ class Demand:
     Attributes
     ----------
     tables_nbytes
-        Group tables, positions and orders: what grows with frames and groups.
+        Group tables and positions: what grows with frames and groups and is there from the
+        beginning.
+    order_nbytes
+        The order of an epoch, and what it is cut from.
     n_chunks
         Chunks of all scans.
     slot_nbytes
@@ -55,6 +58,7 @@ class Demand:
     """
 
     tables_nbytes: int
+    order_nbytes: int
     n_chunks: int
     slot_nbytes: int
     batch_nbytes: int
@@ -71,7 +75,8 @@ class Demand:
         if self.started_nbytes is not None:
             started = max(self.started_nbytes, self.tables_nbytes)
         threads = self.n_threads * THREAD_NBYTES
-        return started + SLACK_NBYTES + threads + self.n_chunks * CHUNK_NBYTES
+        maps = self.n_chunks * CHUNK_NBYTES
+        return started + SLACK_NBYTES + threads + maps + self.order_nbytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +125,18 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
         # More was taken on the way than a minimum assumes; it is spent, so go on with the least.
         demand = replace(demand, started_nbytes=None)
     free = budget - demand.fixed_nbytes
-    max_kept = demand.n_threads + 2
-    while max_kept > 1 and (max_kept + RECEIVED_BATCHES) * demand.batch_nbytes > (
-        free // _BATCH_SHARE
-    ):
-        max_kept -= 1
+    most = demand.n_threads + 2
+    while most > 1 and (most + RECEIVED_BATCHES) * demand.batch_nbytes > free // _BATCH_SHARE:
+        most -= 1
+    # Fewer batches are kept ahead where the pool then holds everything: nothing is decoded twice.
+    fewest = min(most, demand.n_threads)
+    plans = [_divide(budget, demand, kept) for kept in range(most, fewest - 1, -1)]
+    return next((plan for plan in plans if plan.n_slots == demand.n_chunks), plans[0])
+
+
+def _divide(budget: int, demand: Demand, max_kept: int) -> MemoryPlan:
+    """Return the division with a number of batches kept ahead."""
+    free = budget - demand.fixed_nbytes
     block_nbytes = demand.batch_frames * PLANNING_NBYTES_PER_FRAME
     spare = budget - _total(demand, n_slots=demand.group_size, max_kept=max_kept, block_batches=0)
     share = min(free // _PLANNING_SHARE, spare)

@@ -285,6 +285,8 @@ class GroupLoader:
                 block_batches=plan.block_batches,
                 job_chunks=min(max(_JOB_NBYTES // slot_nbytes, 1), _MAX_JOB_CHUNKS),
             )
+        # The last epoch's order goes before the next one is made.
+        self._planner.release()
         self._pipeline = Pipeline(
             experiments=self._experiments,
             planner=self._planner,
@@ -337,10 +339,12 @@ class GroupLoader:
         """Return what is asked of the memory, given that of the process before and after."""
         share, experiments = self._share, self._experiments
         n_groups, part = experiments.n_groups, share.stop - share.start
-        # The order with its batch edges; groups by tile, or the permutation a part is cut from.
-        orders = 8 * (part + len(self) + 1) + (8 * n_groups if self._config.shuffle else 0)
+        # Groups by tile are made once, the permutation that a part is cut from for each epoch.
+        by_tile = 8 * n_groups if self._config.shuffle == "window" else 0
+        permuted = 8 * n_groups if self._config.shuffle == "full" else 0
         return Demand(
-            tables_nbytes=experiments.nbytes + orders,
+            tables_nbytes=experiments.nbytes + by_tile,
+            order_nbytes=8 * (part + len(self) + 1) + permuted,
             n_chunks=experiments.frame_map.n_chunks,
             slot_nbytes=experiments.slot_nbytes,
             batch_nbytes=self._sink.batch_nbytes,

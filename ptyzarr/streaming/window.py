@@ -213,6 +213,11 @@ class ChunkPlanner:
         reset_slots(self._state)
         self._ahead = self._collect()
 
+    def release(self) -> None:
+        """Let go of the order of the last epoch."""
+        self._order = self._edges = np.empty(0, np.int64)
+        self._ahead = None
+
     def next_block(self) -> PlanBlock | None:
         """Return the plan of the next block, or None at the end of the epoch."""
         steps = self._ahead

@@ -10,6 +10,7 @@ from ptyzarr.streaming.budget import Demand, plan_memory
 MIB = 1024**2
 DEMAND = Demand(
     tables_nbytes=MIB,
+    order_nbytes=MIB,
     n_chunks=5000,
     slot_nbytes=128 * 1024,
     batch_nbytes=16 * MIB,
@@ -61,3 +62,22 @@ def test_a_large_budget_holds_every_chunk_and_takes_no_more():
 def test_more_memory_never_means_fewer_slots():
     slots = [plan_memory(mib * MIB, DEMAND).n_slots for mib in range(400, 1400, 50)]
     assert slots == sorted(slots)
+
+
+def test_batches_make_room_for_the_last_chunks():
+    ample = plan_memory(4000 * MIB, DEMAND)
+    tight = ample.nbytes - DEMAND.batch_nbytes
+    plan = plan_memory(tight, DEMAND)
+    assert (ample.max_kept, plan.max_kept) == (4, 3)
+    assert plan.n_slots == DEMAND.n_chunks
+    # Where even two batches leave too little, as many as ever are kept.
+    plan = plan_memory(ample.nbytes - 3 * DEMAND.batch_nbytes, DEMAND)
+    assert plan.max_kept == 4
+    assert plan.n_slots < DEMAND.n_chunks
+
+
+def test_what_has_been_taken_counts_instead_of_what_is_assumed():
+    known = dataclasses.replace(DEMAND, started_nbytes=20 * MIB)
+    budget = 300 * MIB
+    assert plan_memory(budget, known).n_slots > plan_memory(budget, DEMAND).n_slots
+    assert plan_memory(budget, known).nbytes <= budget
