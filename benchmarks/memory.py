@@ -6,7 +6,8 @@
 Counted is the largest resident memory of a process of its own above that of the interpreter and
 the imports: VmHWM less VmRSS when everything is imported. `--compile` also counts the compiler,
 which runs once on a machine. `--sizes` does all steps with scans of several sizes and one budget;
-then no step may have a peak (VmHWM) in a larger scan more than 5 % above that in the next smaller.
+then no step may have a peak (VmHWM) in a larger scan more than 5 % above that in the next smaller;
+choose a budget that the smallest one does not fit into, since what fits is kept in memory.
 `--enforce` runs each step once more with the budget as a limit of the kernel; see `enforced.py`.
 Exit status 1 if a row fails.
 """

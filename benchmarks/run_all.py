@@ -35,6 +35,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("start", ["--frames", "50000", "--memory", "256MiB", "--rounds", "2"]),
         ("device", ["--scan", "small"]),
         ("memory", ["--size", "64MiB", "--memory", "256MiB"]),
+        ("reliability", ["--kills", "20", "--tears", "10", "--flips", "500", "--faults", "2"]),
     ],
     "full": [
         ("draws", []),
@@ -54,6 +55,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("start", []),
         ("device", ["--scan", "medium"]),
         ("memory", ["--size", "2GiB"]),
+        ("reliability", ["--faults", "40"]),
     ],
 }
 SUBJECTS = tuple(dict.fromkeys(name for name, _ in SCALES["full"]))

@@ -8,6 +8,7 @@ import resource
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -70,6 +71,8 @@ cli.add_command(repair_command)
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit; every error is one line on stderr."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # An interrupt may come right after zarr has made a coroutine, which then says so on stderr.
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")
     try:
         cli.main(arguments, prog_name="ptyzarr", standalone_mode=False)
     except PtyzarrError as error:

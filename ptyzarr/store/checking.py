@@ -126,7 +126,7 @@ class CheckingStore(WrapperStore[LocalStore]):
     def _damage(self, key: str, what: str) -> DamagedStoreError:
         return DamagedStoreError(
             f"{self._folder}: file {key!r} {what}; expected {self._files[key]['size']} bytes; the "
-            "store is damaged, ingest the source again with --overwrite"
+            "store is damaged, 'ptyzarr repair' mends it from its source"
         )
 
 
@@ -151,6 +151,6 @@ def read_errors(what: str) -> Iterator[None]:
         ) from error
     except (ValueError, RuntimeError, TypeError, KeyError) as error:
         raise DamagedStoreError(
-            f"{what} cannot be decoded ({error}); the store is damaged, ingest the source again "
-            "with --overwrite"
+            f"{what} cannot be decoded ({error}); the store is damaged, "
+            "'ptyzarr repair' mends it from its source"
         ) from error

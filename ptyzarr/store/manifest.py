@@ -147,12 +147,12 @@ def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DamagedStoreError(
                 f"{root}: file {key!r} is missing; expected {entry['size']} bytes; the store is "
-                "damaged, ingest the source again with --overwrite"
+                "damaged, 'ptyzarr repair' mends it from its source"
             ) from error
         if found != entry["size"]:
             raise DamagedStoreError(
                 f"{root}: file {key!r} has {found} bytes; expected {entry['size']}; the store is "
-                "damaged, ingest the source again with --overwrite"
+                "damaged, 'ptyzarr repair' mends it from its source"
             )
 
 
@@ -187,6 +187,6 @@ def _marker(digest: str) -> bytes:
 
 def _damaged_root(path: Path) -> DamagedStoreError:
     return DamagedStoreError(
-        f"{path} does not match its own digest; the store is damaged, ingest the source again "
-        "with --overwrite"
+        f"{path} does not match its own digest; the store is damaged, "
+        "'ptyzarr repair' mends it from its source"
     )

@@ -282,7 +282,7 @@ class ShardReader(ChunkGeometry):
         if size is None:
             raise DamagedStoreError(
                 f"{self._root}: the manifest lists no file {key!r}; expected every shard; the "
-                "store is damaged, ingest the source again with --overwrite"
+                "store is damaged, 'ptyzarr repair' mends it from its source"
             )
         shard = _Shard.open(self._root / key, size, self._layout.shard_chunks)
         evicted = None
@@ -319,7 +319,7 @@ class _Shard:
         except FileNotFoundError as error:
             raise DamagedStoreError(
                 f"{path} is missing; expected a shard of {size} bytes; the store is damaged, "
-                "ingest the source again with --overwrite"
+                "'ptyzarr repair' mends it from its source"
             ) from error
         except OSError as error:
             raise StorageError(
@@ -330,8 +330,8 @@ class _Shard:
             found = os.fstat(fd).st_size
             if found != size:
                 raise DamagedStoreError(
-                    f"{path} has {found} bytes; expected {size}; the store is damaged, ingest the "
-                    "source again with --overwrite"
+                    f"{path} has {found} bytes; expected {size}; the store is damaged, "
+                    "'ptyzarr repair' mends it from its source"
                 )
             return cls(path, fd, read_index(fd, path, size, n_chunks))
         except BaseException:
@@ -363,8 +363,8 @@ def read_index(fd: int, path: Path, size: int, n_chunks: int) -> NDArray[np.int6
     body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
     if len(raw) != nbytes or google_crc32c.value(body).to_bytes(4, "little") != checksum:
         raise DamagedStoreError(
-            f"{path}: the shard's index fails its checksum; the store is damaged, ingest the "
-            "source again with --overwrite"
+            f"{path}: the shard's index fails its checksum; the store is damaged, "
+            "'ptyzarr repair' mends it from its source"
         )
     index = np.frombuffer(body, dtype="<u8").reshape(n_chunks, 2).astype(np.int64)
     # Each is compared before their sum, which could overflow.
@@ -387,8 +387,8 @@ def _damage(path: Path, status: int, chunk: int) -> DamagedStoreError:
         return DamagedStoreError(f"{path} ended or failed while chunk {chunk} was read")
     what = "fails its checksum" if status == BAD_CHECKSUM else "cannot be decoded"
     return DamagedStoreError(
-        f"{path}: chunk {chunk} {what}; the store is damaged, ingest the source again with "
-        "--overwrite"
+        f"{path}: chunk {chunk} {what}; the store is damaged, "
+        "'ptyzarr repair' mends it from its source"
     )
 
 

@@ -82,7 +82,7 @@ def _run_child(job: dict[str, Any]) -> int:
         phase[0] = PHASES.index(name)
 
     _hook(announce)
-    _pause(random.Random(job["seed"]))
+    _pause(random.Random(job["seed"]), job.get("pause_s", _PAUSE_S))
     plan.choose_sizes = lambda *_: _SIZES
     if "arguments" in job:
         return _run_command(job)
@@ -126,11 +126,11 @@ def _hook(announce: Callable[[str], None]) -> None:
         setattr(owner, name, _before(getattr(owner, name), lambda phase=phase: announce(phase)))
 
 
-def _pause(chance: random.Random) -> None:
+def _pause(chance: random.Random, most_s: float) -> None:
     """Let moving files take some time; flushing them is not what a kill can undo."""
 
     def wait() -> None:
-        time.sleep(chance.uniform(0, _PAUSE_S))
+        time.sleep(chance.uniform(0, most_s))
 
     os.fsync = lambda descriptor: wait()
     for name in ("replace", "rename"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -17,9 +18,9 @@ from ptyzarr.ingestion import verify
 from ptyzarr.store import open_store
 
 
-def start(processes: Children, source: Path, destination: Path, *flags: str) -> int:
-    arguments = ["ingest", str(source), str(destination), "--n-workers", "2", *flags]
-    return processes.start(arguments=arguments, seed=0)
+def start(processes: Children, source: Path, destination: Path, **job: float) -> int:
+    arguments = ["ingest", str(source), str(destination), "--n-workers", "2"]
+    return processes.start(arguments=arguments, seed=0, **job)
 
 
 @pytest.mark.slow
@@ -36,11 +37,7 @@ def test_signals_in_every_phase_end_with_status_75_and_are_resumed(tmp_path: Pat
             status, log = processes.wait(pid), (tmp_path / "log").read_text()
             seen[status, processes.phase(pid)] += 1
             if status == 75:
-                assert log.splitlines()[-1].startswith("ptyzarr: ")
-                assert "interrupted" in log
-                assert "resume" in log
-                assert "Traceback" not in log
-                assert len(log.splitlines()) == 1
+                assert re.fullmatch(r"ptyzarr: .*interrupted.*resume\n", log), log
             else:
                 assert status == 0, log
             if not path.exists():
@@ -58,7 +55,7 @@ def test_finished_shards_are_kept_when_a_signal_comes(tmp_path: Path) -> None:
     source, path = make_npz(tmp_path / "scan.npz", N_FRAMES, 8), tmp_path / "scan.zarr"
     journal = path.with_name("scan.zarr.staging") / "journal"
     with children(tmp_path) as processes:
-        pid = start(processes, source, path)
+        pid = start(processes, source, path, pause_s=0.3)
         while not (journal.is_dir() and os.listdir(journal)):
             os.sched_yield()
         os.kill(pid, signal.SIGTERM)

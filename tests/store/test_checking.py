@@ -71,6 +71,24 @@ def test_existence_is_what_the_manifest_says(checking):
     assert get(checking, "zarr.json").to_bytes() == b"{}"
 
 
+def test_listing_is_that_of_the_manifest(tmp_path):
+    files = {key: {"size": 0, "sha256": ""} for key in ("a/zarr.json", "a/c/0", "b/zarr.json")}
+    store = CheckingStore(tmp_path, files)
+    (tmp_path / "stray").write_bytes(b"x")
+
+    async def collect(keys: Any) -> list[str]:
+        return [key async for key in keys]
+
+    assert asyncio.run(collect(store.list())) == list(files)
+    assert asyncio.run(collect(store.list_prefix("a/c"))) == ["a/c/0"]
+    assert asyncio.run(collect(store.list_dir(""))) == ["a", "b"]
+    assert asyncio.run(collect(store.list_dir("a/"))) == ["zarr.json", "c"]
+    assert asyncio.run(store.is_empty("stray"))
+    assert not asyncio.run(store.is_empty("b"))
+    (tmp_path / "zarr.json").write_bytes(b"{}")
+    assert "zarr.json" in asyncio.run(collect(store.list()))
+
+
 def test_derived_stores_check_too(checking):
     with pytest.raises(DamagedStoreError), checking as derived:
         get(derived, "short")

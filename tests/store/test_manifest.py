@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -134,3 +135,31 @@ def test_store_without_a_root_is_known_by_its_arrays(tmp_path):
     (tmp_path / "frame_hash").mkdir()
     (tmp_path / "frame_hash" / ROOT_KEY).write_text("{}")
     assert was_written_here(tmp_path)
+
+
+def test_folder_that_cannot_be_listed_is_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / "a/c").mkdir(parents=True)
+    (tmp_path / "a/c/0").write_bytes(b"x")
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "c":
+            raise OSError(5, "Input/output error")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        list(list_keys(tmp_path))
+
+
+def test_size_that_cannot_be_looked_at_is_no_missing_file(tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"x")
+    files = {"a": {"size": 1, "sha256": ""}}
+    check_sizes(tmp_path, files)
+
+    def refuse(*_: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(PermissionError):
+        check_sizes(tmp_path, files)

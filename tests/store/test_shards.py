@@ -374,3 +374,16 @@ def test_planes_are_the_bytes_of_the_same_pixels(tmp_path, dtype, frame_size):
     assert reader.read_chunks(chunks, chunks, pixels) == reader.read_planes(chunks, chunks, planes)
     shape = (len(chunks), -1, layout.dtype.itemsize)
     assert planes.tobytes() == np.moveaxis(pixels.reshape(shape), 2, 1).tobytes()
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param({"shape": [4, 2, 2], "codecs": []}, id="no codec"),
+        pytest.param({"shape": [4, 2, 2], "codecs": [{"name": "bytes"}]}, id="not sharded"),
+    ],
+)
+def test_metadata_that_is_not_understood_is_damage(metadata: dict[str, Any]) -> None:
+    with pytest.raises(DamagedStoreError, match="not understood"):
+        FrameFormat.from_metadata(metadata)
