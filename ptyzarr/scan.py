@@ -302,6 +302,10 @@ class ChunkReader(Protocol):
         """
         ...
 
+    def prepare(self) -> None:
+        """Load, or make, the compiled code that reading takes; no file is read."""
+        ...
+
     def close(self) -> None:
         """Close files that are held open; reading again opens them again."""
         ...

@@ -234,6 +234,12 @@ class _RecordingReader(_Recorder):
         self._calls.append(np.array(chunks))
         return int(self._inner.read_chunks(chunks, slots, out))
 
+    def read_planes(
+        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], out: NDArray[np.uint8]
+    ) -> int:
+        self._calls.append(np.array(chunks))
+        return int(self._inner.read_planes(chunks, slots, out))
+
 
 class _RecordingScan(_Recorder):
     @property

@@ -51,12 +51,28 @@ def frame_records(block: CheckedBlock, sums: NDArray[np.uint32] | None) -> NDArr
     frames = block.masked_index // block.amplitude[0].size
     records["n_masked"] = np.bincount(frames, minlength=len(records))
     stored = block.amplitude if block.counts is None else block.counts
-    bits = np.ascontiguousarray(stored).view(f"u{stored.dtype.itemsize}")
-    bits = bits.reshape(len(records), -1)
-    records["n_nonzero"] = count_above(bits, 0)
-    if stored.dtype.kind == "u":
-        records["n_wide"] = count_above(bits, WIDE)
+    records["n_nonzero"], records["n_wide"] = _count_pixels(stored)
     return records
+
+
+def pixel_limits(frames: NDArray[Any]) -> tuple[int, int]:
+    """Return the most non-zero pixels and the most integers above 255 of any of stored frames.
+
+    Parameters
+    ----------
+    frames : (m, N, N)
+        At least one; pixels are zero where all their bits are.
+    """
+    n_nonzero, n_wide = _count_pixels(frames)
+    return int(n_nonzero.max()), int(n_wide.max())
+
+
+def _count_pixels(frames: NDArray[Any]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    bits = np.ascontiguousarray(frames).view(f"u{frames.dtype.itemsize}")
+    bits = bits.reshape(len(frames), -1)
+    n_nonzero = count_above(bits, 0)
+    is_integer = frames.dtype.kind == "u"
+    return n_nonzero, count_above(bits, WIDE) if is_integer else np.zeros_like(n_nonzero)
 
 
 @kernel

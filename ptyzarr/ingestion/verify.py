@@ -20,9 +20,10 @@ from ptyzarr.errors import (
 )
 from ptyzarr.ingestion.hashing import hash_frames
 from ptyzarr.ingestion.masks import MaskCursor
+from ptyzarr.ingestion.records import pixel_limits
 from ptyzarr.ingestion.runner import is_same_scan
 from ptyzarr.ingestion.staging import storage_errors
-from ptyzarr.ingestion.values import check_block
+from ptyzarr.ingestion.values import amplitude_of, check_block
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
 from ptyzarr.sources import node_names, open_source
@@ -147,17 +148,26 @@ def _verify_files(root: Path, progress: Progress) -> tuple[int, tuple[str, ...]]
 
 def _verify_frames(store: ScanStore, progress: Progress) -> None:
     hashes = np.empty(store.n_frames, np.uint64)
+    limits = (0, 0)
     progress.start("frames", store.n_frames, "frames")
     # In stored order, so that each chunk is decoded once.
     for rows in _blocks(store):
         indices = store.frame_index[rows]
-        hashes[indices] = hash_frames(store.amplitude(indices))
+        stored = store.stored(indices)
+        amplitude = amplitude_of(stored) if store.quantity == "counts" else stored
+        hashes[indices] = hash_frames(amplitude)
+        found = pixel_limits(stored)
+        limits = max(limits[0], found[0]), max(limits[1], found[1])
         progress.advance(len(indices))
     progress.finish()
     wrong = np.flatnonzero(hashes != store.frame_hash)
     problems = [f"frame {frame} differs from its hash" for frame in wrong[:_SHOWN]]
     if frames_digest(store.amplitude_dtype, hashes, store.frame_size) != store.frames_digest:
         problems.append("the frames differ from their digest")
+    if store.pixel_limits is not None and store.pixel_limits != limits:
+        problems.append(
+            f"max_nonzero and max_wide are {store.pixel_limits}; the frames have {limits}"
+        )
     _report(store.path, problems)
 
 

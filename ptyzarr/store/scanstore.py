@@ -100,7 +100,7 @@ class ScanStore:
         """Most non-zero pixels and most pixels above 255 of any frame; None if not recorded."""
         recorded = self._metadata["diffraction"].get("attributes", {})
         limits = recorded.get("max_nonzero"), recorded.get("max_wide")
-        if not all(isinstance(limit, int) and limit >= 0 for limit in limits):
+        if not all(type(limit) is int and limit >= 0 for limit in limits):
             return None
         return int(limits[0]), int(limits[1])
 

@@ -183,6 +183,12 @@ class ShardReader(ChunkGeometry):
         """Decode chunks into rows of `out`; see `ptyzarr.scan.ChunkReader.read_chunks`."""
         return self._read(chunks, slots, out, wants_planes=False)
 
+    def prepare(self) -> None:
+        """Load, or make, the compiled code that reading takes; no file is read."""
+        nothing = np.empty(0, np.int64)
+        out = np.empty((0, self._layout.chunk_nbytes), np.uint8)
+        self._read_ranges(-1, nothing, nothing, nothing, out, wants_planes=False)
+
     @property
     def has_planes(self) -> bool:
         """Whether `read_planes` may be used."""
@@ -230,7 +236,6 @@ class ShardReader(ChunkGeometry):
         *,
         wants_planes: bool,
     ) -> int:
-        lz4 = lz4_function()
         shard = self._acquire(number)
         try:
             offsets = shard.index[inner, 0]
@@ -241,27 +246,44 @@ class ShardReader(ChunkGeometry):
                     f"{shard.path}: chunk {int(inner[np.argmax(absent)])} is not in the "
                     "shard's index; expected every chunk; run 'ptyzarr verify' and ingest again"
                 )
-            status, which, n_read = read_encoded(
-                self._native.pread,
-                self._native.crc32c,
-                self._native.decompress,
-                shard.fd,
-                offsets,
-                lengths,
-                slots,
-                _MAX_GAP,
-                self._scratch_bytes(int(lengths.max())),
-                out,
-                self._layout.chunk_nbytes,
-                lz4 or self._native.decompress,
-                self.dtype.itemsize if lz4 else 0,
-                wants_planes,
+            status, which, n_read = self._read_ranges(
+                shard.fd, offsets, lengths, slots, out, wants_planes=wants_planes
             )
             if status != OK:
                 raise _damage(shard.path, status, int(inner[which]))
             return int(n_read)
         finally:
             shard.release()
+
+    def _read_ranges(
+        self,
+        fd: int,
+        offsets: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        wants_planes: bool,
+    ) -> tuple[int, int, int]:
+        """Return what `read_encoded` does."""
+        lz4 = lz4_function()
+        result: tuple[int, int, int] = read_encoded(
+            self._native.pread,
+            self._native.crc32c,
+            self._native.decompress,
+            fd,
+            offsets,
+            lengths,
+            slots,
+            _MAX_GAP,
+            self._scratch_bytes(int(lengths.max(initial=0))),
+            out,
+            self._layout.chunk_nbytes,
+            lz4 or self._native.decompress,
+            self.dtype.itemsize if lz4 else 0,
+            wants_planes,
+        )
+        return result
 
     def _scratch_bytes(self, nbytes: int) -> NDArray[np.uint8]:
         scratch: NDArray[np.uint8] | None = getattr(self._scratch, "buffer", None)
@@ -426,6 +448,9 @@ class FallbackReader(ChunkGeometry):
             out[slot, raw.size : self.chunk_nbytes] = 0
             n_read += raw.size
         return n_read
+
+    def prepare(self) -> None:
+        """Do nothing: no compiled code of ours is used."""
 
     def close(self) -> None:
         """Do nothing: no file is held open."""

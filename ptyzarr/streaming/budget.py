@@ -9,13 +9,13 @@ from ptyzarr.config import format_size
 from ptyzarr.errors import BudgetError
 from ptyzarr.streaming.window import PLANNING_NBYTES_PER_FRAME
 
-# The compiler (45 MiB, even where it only loads cached kernels) and the memory it leaves behind
-# when it makes all kernels on a first run (80 MiB): what a minimum takes for granted, so that it
-# is the same on every run, and what is assumed where the system does not tell.
+# The compiler (45 MiB, even where it only loads cached kernels) and some of the memory it leaves
+# behind when it makes kernels on a first run (80 to 180 MiB, by the number of dtypes): what the
+# minimum takes for granted on every run, and what is assumed where the system does not tell.
 COMPILED_NBYTES: Final = 125 * 1024**2
 # Code that is loaded on the way, and the allocator's slack.
 SLACK_NBYTES: Final = 24 * 1024**2
-# Each thread's stack, the encoded bytes of its reads and the decoded ones it packs.
+# Each thread's stack and the least of what it reads and decodes at once.
 THREAD_NBYTES: Final = 6 * 1024**2
 # Planner's and loader's arrays over the slots of the pool and over all chunks.
 SLOT_NBYTES: Final = 56
@@ -52,6 +52,8 @@ class Demand:
         C, frames in a group.
     n_threads
         Threads that decode and gather.
+    thread_nbytes
+        What each of them needs beside, for chunks and frames of this size.
     started_nbytes
         What making the loader has added to the process so far, tables and compiled code
         included; None where it is not known.
@@ -66,6 +68,7 @@ class Demand:
     n_batches: int
     group_size: int
     n_threads: int
+    thread_nbytes: int
     started_nbytes: int | None = None
 
     @property
@@ -74,7 +77,7 @@ class Demand:
         started = COMPILED_NBYTES + self.tables_nbytes
         if self.started_nbytes is not None:
             started = max(self.started_nbytes, self.tables_nbytes)
-        threads = self.n_threads * THREAD_NBYTES
+        threads = self.n_threads * (THREAD_NBYTES + self.thread_nbytes)
         maps = self.n_chunks * CHUNK_NBYTES
         return started + SLACK_NBYTES + threads + maps + self.order_nbytes
 
@@ -106,13 +109,13 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
 
     ``nbytes = fixed + (max_kept + 2) * batch + block * frames * 96 + n_slots * slot``, with
     ``fixed`` for compiled code, threads, tables and chunk maps. The pool gets what is left, at
-    most a slot for every chunk and at least one for every frame of a group. The minimum is that
-    of a first run, whatever has been compiled already.
+    most a slot for every chunk and at least one for every frame of a group.
 
     Raises
     ------
     BudgetError
-        If the budget is below the minimum, which the message states.
+        If the budget is below the minimum, which the message states; or if a first run, which
+        compiles, has taken so much of it that the rest does not do.
     """
     smallest = _smallest(demand)
     if budget < smallest:
@@ -121,9 +124,13 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
             f"{format_size(smallest)} ({smallest} bytes) for {demand.batch_frames} frames a batch "
             "and these scans; raise memory or lower batch_size"
         )
-    if budget < _total(demand, n_slots=demand.group_size, max_kept=1, block_batches=1):
-        # More was taken on the way than a minimum assumes; it is spent, so go on with the least.
-        demand = replace(demand, started_nbytes=None)
+    needed = _total(demand, n_slots=demand.group_size, max_kept=1, block_batches=1)
+    if budget < needed and demand.started_nbytes is not None:
+        raise BudgetError(
+            f"memory is {format_size(budget)}, of which starting took "
+            f"{format_size(demand.started_nbytes)}; expected at least {format_size(needed)}; a "
+            "first run on a machine compiles code and keeps it: try again, or raise memory"
+        )
     free = budget - demand.fixed_nbytes
     most = demand.n_threads + 2
     while most > 1 and (most + RECEIVED_BATCHES) * demand.batch_nbytes > free // _BATCH_SHARE:

@@ -259,13 +259,29 @@ class Experiments:
                 )
         return n_read
 
+    @property
+    def thread_nbytes(self) -> int:
+        """Memory that grows with frames and chunks in each thread that decodes and gathers."""
+        most = 0
+        for reader, packing in zip(self._readers, self._packings, strict=True):
+            # Encoded, as planes, and decoded to be packed; then the amplitudes of a group.
+            chunks = 3 * reader.chunk_nbytes + reader.chunk_nbytes // 8
+            values = packing.max_nonzero if packing else 0
+            most = max(most, chunks + 4 * self.group_size * values)
+        return most
+
     def pack_empty(self, pool: NDArray[np.uint8]) -> None:
-        """Pack an empty frame of each packed scan into the first slot."""
-        for packing, dtype in zip(self._packings, self.stored_dtypes, strict=True):
-            if packing is not None:
-                empty = np.zeros((1, packing.n_pixels), dtype)
-                packed = PackedFrames.over(pool.reshape(-1), packing)
-                pack_frames(empty, np.zeros(1, np.int64), packed)
+        """Read nothing of each scan; pack an empty frame of each packed one into the first slot."""
+        nothing = np.empty(0, np.int64)
+        for reader, packing in zip(self._readers, self._packings, strict=True):
+            reader.prepare()
+            if packing is None:
+                continue
+            packed = PackedFrames.over(pool.reshape(-1), packing)
+            if packing.wants_planes:
+                pack_planes(np.empty((0, reader.chunk_nbytes), np.uint8), 1, nothing, packed)
+            empty = np.zeros((1, packing.n_pixels), reader.dtype)
+            pack_frames(empty, np.zeros(1, np.int64), packed)
 
     def _scratch(self, nbytes: int) -> NDArray[np.uint8]:
         """Return this thread's memory for decoded chunks."""

@@ -129,6 +129,8 @@ class GroupLoader:
         self._sink: Sink = make_sink(config, self._batch_shape(max_kept))
         plan_memory(config.memory_bytes, self._demand())  # refuses what is too small
         rehearse(self._experiments, self._sink)
+        # Of one group; the orders of whole epochs are made when they begin.
+        self._sampler.order(0, dataclasses.replace(self._share, stop=self._share.start + 1))
         self._memory = plan_memory(config.memory_bytes, self._demand(before, resident_memory()))
         self._probe = self._sink.convert(self._experiments.probe)
         self._pool: ChunkPool | None = None
@@ -352,6 +354,7 @@ class GroupLoader:
             n_batches=len(self),
             group_size=experiments.group_size,
             n_threads=self._n_threads,
+            thread_nbytes=experiments.thread_nbytes,
             started_nbytes=after[0] - before[0] if before and after else None,
         )
 

@@ -19,7 +19,7 @@ def work(make_scan_store: Callable[..., ScanStore], tmp_path: Path) -> Workload:
         store=store.path,
         folder=str(tmp_path / "peers"),
         batch_size=16,
-        memory="192MiB",
+        memory="320MiB",
         n_threads=2,
         round_s=0.05,
     )

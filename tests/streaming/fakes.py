@@ -23,6 +23,9 @@ class FakeChunks:
         self._bytes = stored.reshape(-1).view(np.uint8)
         self._lock = threading.Lock()
 
+    def prepare(self):
+        """There is nothing to compile."""
+
     @property
     def decoded(self):
         return [chunk for call in self.calls for chunk in call]

@@ -18,6 +18,7 @@ DEMAND = Demand(
     n_batches=313,
     group_size=4,
     n_threads=2,
+    thread_nbytes=MIB,
 )
 
 
