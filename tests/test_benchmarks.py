@@ -244,10 +244,10 @@ def test_synthetic_scans_are_the_same_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_reliability_is_measured_and_control_is_seen(tmp_path: Path) -> None:
-    few = ["--flips", "60", "--faults", "1", "--only", "flips", "control"]
+def test_reliability_is_measured(tmp_path: Path) -> None:
+    few = ["--flips", "60", "--only", "flips"]
     done = run_script("reliability.py", *few, "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads((tmp_path / "reliability.json").read_text())["tables"][0]["rows"]
-    assert [row[0] for row in rows] == ["flips", "control"]
     assert rows[0][1].startswith("60 bits flipped")
+    assert rows[0][3] == 0

@@ -87,10 +87,14 @@ def _take(folder: Path, owner: dict[str, Any]) -> Path:
         path = _successor(folder, *chain[-1]) if chain else folder / "lock"
         if not _create(path, owner):
             continue
-        # A chain that was released meanwhile no longer leads to the new file.
-        chain = _chain(folder)
-        if chain and chain[-1][1].get("token") == owner["token"]:
-            return path
+        try:
+            # A chain that was released meanwhile no longer leads to the new file.
+            chain = _chain(folder)
+            if chain and chain[-1][1].get("token") == owner["token"]:
+                return path
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         path.unlink(missing_ok=True)
     raise ScanExistsError(
         f"{folder} is wanted by several processes at once; expected one; try again"
@@ -115,6 +119,8 @@ def _create(path: Path, owner: dict[str, Any]) -> bool:
 
 def _release(folder: Path, owner: dict[str, Any]) -> None:
     chain = _chain(folder)
+    if chain and not chain[-1][1]:
+        raise OSError(f"{chain[-1][0]} cannot be read")  # it may be ours
     if not chain or chain[-1][1].get("token") != owner["token"]:
         return  # taken over, or removed by hand
     # From the front: a file whose predecessor is gone belongs to no chain, so nobody can follow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import socket
@@ -203,6 +205,27 @@ def test_lock_removed_by_hand_is_not_missed(tmp_path):
         (tmp_path / "lock").unlink()
         leave_lock(tmp_path / "lock", token="c3", host="elsewhere", pid=1)
     assert json.loads((tmp_path / "lock").read_text())["token"] == "c3"
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("call", ["stat", "open"])
+def test_one_call_that_fails_leaves_no_lock(tmp_path, monkeypatch, call, number):
+    owner = os if call == "stat" else io
+    real, calls = getattr(owner, call), []
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == number + 1:
+            raise OSError(5, "Input/output error")
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, call, fail)
+        with contextlib.suppress(OSError), lock(tmp_path / "staging"):
+            pass
+    with lock(tmp_path / "staging"):
+        pass
+    assert not (tmp_path / "staging").exists()
 
 
 @pytest.mark.parametrize("n_dead", [0, 1, 2])
