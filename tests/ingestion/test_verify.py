@@ -347,3 +347,18 @@ def test_flip_in_a_small_array_is_found_where_it_is_read(rich_store, tmp_path, n
     with pytest.raises(ValueError, match=r"decoded|checksum"):
         np.asarray(store.array(node)[...] if "/" in node else getattr(store, node))
     assert issubclass(DamagedStoreError, PtyzarrError)
+
+
+@pytest.mark.parametrize(
+    "change", [pytest.param((1, 0), id="non-zero"), pytest.param((0, 1), id="wide")]
+)
+def test_wrong_pixel_limits_are_found_though_all_files_agree(tmp_path, monkeypatch, change):
+    create = StoreWriter.create_frames
+
+    def misstate(writer, layout, quantity, limits):
+        create(writer, layout, quantity, (limits[0] + change[0], limits[1] + change[1]))
+
+    monkeypatch.setattr(StoreWriter, "create_frames", misstate)
+    ingest(make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr").close()
+    with pytest.raises(VerificationError, match="max_nonzero and max_wide are"):
+        verify(tmp_path / "scan.zarr")
