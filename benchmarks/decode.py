@@ -1,6 +1,6 @@
 """The reader: chunks out of shards beside the codec alone, a full shuffle beside its decoding.
 
-python benchmarks/decode.py --scan medium --memory 208MiB
+python benchmarks/decode.py --scan medium --memory 224MiB
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--memory", default="208MiB", help="small, so that not all stays decoded")
+    parser.add_argument("--memory", default="224MiB", help="small, so that not all stays decoded")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--round-s", type=float, default=2.0, help="longest round in seconds")
     return parser.parse_args(arguments)

@@ -69,7 +69,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     # 23 % of `medium` as float32; the others hold part of it, and all with room to spare.
     parser.add_argument("--memory", default="287MiB", help="budget of our loader")
     parser.add_argument(
-        "--budgets", nargs="*", default=["208MiB", "512MiB"], help="other budgets for the window"
+        "--budgets", nargs="*", default=["224MiB", "512MiB"], help="other budgets for the window"
     )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument(

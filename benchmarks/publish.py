@@ -34,7 +34,7 @@ _PACKAGES = ("numpy", "zarr", "torch", "zarrs", "tensorstore", "h5py", "tensordi
 #: Rows of the README by the beginnings of their names, and what they are called there.
 _README_ROWS = {
     "ptyzarr window, 287 MiB": "**ptyzarr**, window shuffle, 287 MiB",
-    "ptyzarr window, 208 MiB": "**ptyzarr**, window shuffle, 208 MiB",
+    "ptyzarr window, 224 MiB": "**ptyzarr**, window shuffle, 224 MiB",
     "ptyzarr full, 287 MiB": "**ptyzarr**, full shuffle, 287 MiB",
     RAM_ALL: "whole scan in RAM, torch `index_select`, all threads",
     RAM_ONE: "the same, 1 thread",
