@@ -32,7 +32,7 @@ from ptyzarr.ingestion import (
 @config_options(IngestConfig, hide=("scheduler",))
 @json_flag
 def plan_command(source: str, dest: str, as_json: bool, **options: Any) -> None:
-    r"""Decide how a scan is stored, for parts without a scheduler.
+    """Decide how a scan is stored, for parts without a scheduler.
 
     \b
     ptyzarr plan scan.npz scan.zarr

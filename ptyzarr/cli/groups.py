@@ -59,7 +59,7 @@ _DIMS = {
 def group_command(
     store: str, out: str | None, frames: bool, patches: bool, as_json: bool, **options: Any
 ) -> None:
-    r"""Draw the canonical groups of a scan.
+    """Draw the canonical groups of a scan.
 
     The table holds nn_indices, coords_nn, coords_offsets, coords_relative and norm_factor, as the
     reference gives them for the same seed; no frame is read.

@@ -48,7 +48,7 @@ INTERRUPTED = 75
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="ptyzarr")
 def cli() -> None:
-    r"""Feed large ptychography scans to GPUs from compressed zarr stores.
+    """Feed large ptychography scans to GPUs from compressed zarr stores.
 
     \b
     A first look:       ptyzarr demo
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 @click.option("--part", metavar="I/N", help="Write one part of a scan that 'ptyzarr plan' planned.")
 @json_flag
 def ingest_command(paths: tuple[str, ...], part: str | None, as_json: bool, **options: Any) -> None:
-    r"""Make a zarr store of a scan.
+    """Make a zarr store of a scan.
 
     \b
     ptyzarr ingest scan.npz scan.zarr      one scan

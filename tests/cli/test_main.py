@@ -253,6 +253,12 @@ def test_help_teaches(run, command: str) -> None:
     assert result.code == 0
     assert "Usage: ptyzarr" in result.out
     assert len(result.out.splitlines()) > 5
+    assert "\\b" not in result.out
+
+
+def test_examples_of_the_help_keep_their_lines(run) -> None:
+    lines = [line.strip() for line in run("--help").out.splitlines()]
+    assert "ptyzarr info scan.zarr" in lines
 
 
 @pytest.mark.slow
