@@ -37,7 +37,7 @@ _README_ROWS = {
     "ptyzarr window, 224 MiB": "**ptyzarr**, window shuffle, 224 MiB",
     "ptyzarr full, 287 MiB": "**ptyzarr**, full shuffle, 287 MiB",
     RAM_ALL: "whole scan in RAM, torch `index_select`, all threads",
-    RAM_ONE: "the same, 1 thread",
+    RAM_ONE: "whole scan in RAM, torch `index_select`, 1 thread",
     "numpy.memmap gather": "`numpy.memmap`",
     "TensorStore index array, our store, 287 MiB": "TensorStore, index arrays, 287 MiB of cache",
     "TensorStore index array, our store, 512 MiB": "TensorStore, index arrays, 512 MiB of cache",
