@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
-from ptyzarr.errors import ConfigError, DamagedStoreError
+from ptyzarr.errors import ConfigError
 from ptyzarr.grouping import GroupTable, cached_group_table, group_coords, normalization_factor
-from ptyzarr.scan import ChunkReader, PlaneReader, Quantity, ScanLike
-from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames, pack_planes
+from ptyzarr.scan import ChunkReader, Quantity, ScanLike
+from ptyzarr.streaming.decoder import FrameDecoder
+from ptyzarr.streaming.packing import PackedFrames
 from ptyzarr.streaming.sampling import SampledScan
 from ptyzarr.streaming.sinks import Fields, PatchPiece, Piece
-from ptyzarr.streaming.vectors import ALIGNMENT
 from ptyzarr.streaming.window import FrameMap
-
-# Decoded chunks that wait in a thread's cache to be packed.
-UNPACKED_NBYTES: Final = 1024**2
 
 
 @runtime_checkable
@@ -86,8 +82,8 @@ class Experiments:
     ----------
     frame_map
         Where the frames of every group lie.
-    slot_nbytes
-        Size of a slot that holds a decoded chunk of any scan.
+    decoder
+        Brings the frames of all scans into the pool.
     scales : (n_scans,) float32
         Factor by which X of each scan is multiplied.
     probe : (n_scans, [mode,] N, N) complex64
@@ -111,17 +107,7 @@ class Experiments:
         self.frame_size = _common_frame_size(self.scans)
         self.group_size = grouping.group_size
         self.probe = _stack_probes(self.scans)
-        self._readers = [scan.chunks for scan in self.scans]
-        self._packings = [
-            choose_packing(reader.dtype, self.frame_size**2, scan.pixel_limits)
-            for scan, reader in zip(self.scans, self._readers, strict=True)
-        ]
-        largest = max(
-            reader.chunk_frames * packing.frame_nbytes if packing else reader.chunk_nbytes
-            for reader, packing in zip(self._readers, self._packings, strict=True)
-        )
-        self.slot_nbytes = -(-largest // ALIGNMENT) * ALIGNMENT
-        self._unpacked = threading.local()
+        self.decoder = FrameDecoder(self.scans, self.frame_size)
         scales = _given_scales(scale, len(self.scans))
         tables = [cached_group_table(scan, grouping) for scan in self.scans]
         if scales is None:
@@ -157,11 +143,6 @@ class Experiments:
         return int(self.frame_map.group_starts[-1])
 
     @property
-    def stored_dtypes(self) -> tuple[np.dtype[Any], ...]:
-        """Dtype of each scan's stored frames."""
-        return tuple(reader.dtype for reader in self._readers)
-
-    @property
     def nbytes(self) -> int:
         """Memory that grows with frames and groups: tables, positions, what the scans keep."""
         fm = self.frame_map
@@ -195,108 +176,6 @@ class Experiments:
                 "object while others do; use patches=False or stream them apart"
             )
         return not without
-
-    def read_chunks(
-        self, chunks: NDArray[np.int64], slots: NDArray[np.int64], pool: NDArray[np.uint8]
-    ) -> tuple[int, int]:
-        """Decode chunks into slots of the pool; return (bytes read, frames decoded).
-
-        Parameters
-        ----------
-        chunks : (m,) int64, ascending
-            Numbered through all scans.
-        slots : (m,) int64
-        pool : (n_slots, slot_nbytes) uint8
-
-        Raises
-        ------
-        DamagedStoreError
-            If a chunk cannot be read.
-        """
-        starts = self.frame_map.chunk_starts
-        edges = np.searchsorted(chunks, starts).tolist()
-        n_read = n_frames = 0
-        for number, (reader, packing) in enumerate(zip(self._readers, self._packings, strict=True)):
-            part = slice(edges[number], edges[number + 1])
-            if part.start < part.stop:
-                wanted = chunks[part] - starts[number]
-                if packing is None:
-                    n_read += reader.read_chunks(wanted, slots[part], pool)
-                else:
-                    packed = PackedFrames.over(pool.reshape(-1), packing)
-                    n_read += self._read_packed(number, wanted, slots[part], packed)
-                n_frames += (part.stop - part.start) * reader.chunk_frames
-        return n_read, n_frames
-
-    def _read_packed(
-        self,
-        number: int,
-        chunks: NDArray[np.int64],
-        slots: NDArray[np.int64],
-        packed: PackedFrames,
-    ) -> int:
-        """Decode chunks of one scan, few enough at a time to stay in the cache, and pack them."""
-        reader = self._readers[number]
-        step = max(1, UNPACKED_NBYTES // reader.chunk_nbytes)
-        scratch = self._scratch(min(step, len(chunks)) * reader.chunk_nbytes)
-        within = np.arange(reader.chunk_frames) * packed.packing.frame_nbytes
-        n_read = 0
-        for first in range(0, len(chunks), step):
-            some = chunks[first : first + step]
-            decoded = scratch[: len(some) * reader.chunk_nbytes].reshape(len(some), -1)
-            # What fills up the last chunk of a scan is no frame.
-            missing = max(int(some[-1] + 1) * reader.chunk_frames - reader.n_frames, 0)
-            places = slots[first : first + step, np.newaxis] * self.slot_nbytes + within
-            places = places.reshape(-1)[: places.size - missing]
-            nbytes, fits = _decode_and_pack(reader, some, decoded, places, packed)
-            n_read += nbytes
-            if not fits:
-                raise DamagedStoreError(
-                    f"{self.scans[number].path}: frames of chunks {some[0]} to {some[-1]} have "
-                    f"more non-zero pixels than the store says ({packed.packing.max_nonzero}, "
-                    f"{packed.packing.max_wide} of them above 255); run 'ptyzarr verify', or "
-                    "ingest the source again with --overwrite"
-                )
-        return n_read
-
-    @property
-    def thread_nbytes(self) -> int:
-        """Memory that grows with frames and chunks in each thread that decodes and gathers."""
-        most = 0
-        for reader, packing in zip(self._readers, self._packings, strict=True):
-            # Encoded, as planes, and decoded to be packed; then the amplitudes of a group.
-            chunks = 3 * reader.chunk_nbytes + reader.chunk_nbytes // 8
-            values = packing.max_nonzero if packing else 0
-            most = max(most, chunks + 4 * self.group_size * values)
-        return most
-
-    def pack_empty(self, pool: NDArray[np.uint8]) -> None:
-        """Read nothing of each scan; pack an empty frame of each packed one into the first slot."""
-        nothing = np.empty(0, np.int64)
-        for reader, packing in zip(self._readers, self._packings, strict=True):
-            reader.prepare()
-            if packing is None:
-                continue
-            packed = PackedFrames.over(pool.reshape(-1), packing)
-            if packing.wants_planes:
-                pack_planes(np.empty((0, reader.chunk_nbytes), np.uint8), 1, nothing, packed)
-            empty = np.zeros((1, packing.n_pixels), reader.dtype)
-            pack_frames(empty, np.zeros(1, np.int64), packed)
-
-    def _scratch(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return this thread's memory for decoded chunks."""
-        scratch: NDArray[np.uint8] | None = getattr(self._unpacked, "memory", None)
-        if scratch is None or scratch.size < nbytes:
-            scratch = self._unpacked.memory = np.empty(nbytes, np.uint8)
-        return scratch
-
-    def pool_views(self, pool: NDArray[np.uint8]) -> list[NDArray[Any] | PackedFrames]:
-        """Return the pool as each scan's frames lie in it: a flat array of its dtype, or packed."""
-        memory = pool.reshape(-1)
-        return [
-            memory.view(reader.dtype) if packing is None else PackedFrames.over(memory, packing)
-            for reader, packing in zip(self._readers, self._packings, strict=True)
-        ]
 
     def pieces(
         self,
@@ -406,48 +285,11 @@ class Experiments:
             group_starts=_starts([len(table) for table in frames]),
             rows=rows,
             frame_starts=starts,
-            chunk_starts=_starts([reader.n_chunks for reader in self._readers]),
-            chunk_frames=np.array([reader.chunk_frames for reader in self._readers], np.int64),
-            slot_strides=np.array(
-                [
-                    self.slot_nbytes // (1 if packing else reader.dtype.itemsize)
-                    for reader, packing in zip(self._readers, self._packings, strict=True)
-                ],
-                np.int64,
-            ),
-            frame_strides=np.array(
-                [
-                    packing.frame_nbytes if packing else self.frame_size**2
-                    for packing in self._packings
-                ],
-                np.int64,
-            ),
+            chunk_starts=self.decoder.chunk_starts,
+            chunk_frames=self.decoder.chunk_frames,
+            slot_strides=self.decoder.slot_strides,
+            frame_strides=self.decoder.frame_strides,
         )
-
-
-def _decode_and_pack(
-    reader: ChunkReader,
-    chunks: NDArray[np.int64],
-    decoded: NDArray[np.uint8],
-    places: NDArray[np.int64],
-    packed: PackedFrames,
-) -> tuple[int, bool]:
-    """Decode chunks and pack their frames; return bytes read and whether the frames fitted.
-
-    Parameters
-    ----------
-    decoded : (n, chunk_nbytes) uint8
-        Scratch for the n chunks.
-    places : (m,) int64
-        Byte of the packed memory for each frame.
-    """
-    rows = np.arange(len(chunks))
-    if packed.packing.wants_planes and isinstance(reader, PlaneReader) and reader.has_planes:
-        n_read = reader.read_planes(chunks, rows, decoded)
-        return n_read, pack_planes(decoded, reader.chunk_frames, places, packed)
-    n_read = reader.read_chunks(chunks, rows, decoded)
-    frames = decoded.reshape(-1).view(reader.dtype).reshape(-1, packed.packing.n_pixels)
-    return n_read, pack_frames(frames, places, packed)
 
 
 def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -277,7 +277,7 @@ class GroupLoader:
         """Start the threads of an epoch."""
         plan = self._memory
         if self._pool is None or self._planner is None:
-            slot_nbytes = self._experiments.slot_nbytes
+            slot_nbytes = self._experiments.decoder.slot_nbytes
             memory = aligned_bytes(plan.n_slots * slot_nbytes)
             self._pool = ChunkPool(memory.reshape(plan.n_slots, slot_nbytes))
             self._planner = ChunkPlanner(
@@ -330,7 +330,7 @@ class GroupLoader:
             batch_size=min(self._config.batch_size, self._share.stop - self._share.start),
             frame_size=experiments.frame_size,
             group_size=experiments.group_size,
-            stored_dtypes=experiments.stored_dtypes,
+            stored_dtypes=experiments.decoder.stored_dtypes,
             has_patches=self._config.patches and experiments.has_patches(),
             max_kept=max_kept,
         )
@@ -348,13 +348,13 @@ class GroupLoader:
             tables_nbytes=experiments.nbytes + by_tile,
             order_nbytes=8 * (part + len(self) + 1) + permuted,
             n_chunks=experiments.frame_map.n_chunks,
-            slot_nbytes=experiments.slot_nbytes,
+            slot_nbytes=experiments.decoder.slot_nbytes,
             batch_nbytes=self._sink.batch_nbytes,
             batch_frames=min(share.batch_size, part) * experiments.group_size,
             n_batches=len(self),
             group_size=experiments.group_size,
             n_threads=self._n_threads,
-            thread_nbytes=experiments.thread_nbytes,
+            thread_nbytes=experiments.decoder.thread_nbytes(experiments.group_size),
             started_nbytes=after[0] - before[0] if before and after else None,
         )
 

@@ -128,7 +128,7 @@ class Pipeline:
         max_kept: int,
     ) -> None:
         self._experiments, self._planner, self._sink = experiments, planner, sink
-        self._pool, self._views = pool, experiments.pool_views(pool.memory)
+        self._pool, self._views = pool, experiments.decoder.pool_views(pool.memory)
         self._order, self.edges, self._max_kept = order, edges, max_kept
         self.counters = Counters()
         # Re-entrant: a finalizer may call `stop` in a thread that holds it.
@@ -282,7 +282,7 @@ class Pipeline:
             self._work.notify_all()
 
     def _load(self, number: int, chunks: NDArray[np.int64], slots: NDArray[np.int64]) -> None:
-        n_read, n_frames = self._experiments.read_chunks(chunks, slots, self._pool.memory)
+        n_read, n_frames = self._experiments.decoder.read_chunks(chunks, slots, self._pool.memory)
         with self._lock:
             self._pool.resident[slots] = chunks
             self._loaded.complete(number)

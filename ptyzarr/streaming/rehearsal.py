@@ -18,9 +18,9 @@ from ptyzarr.streaming.window import ChunkPlanner, PlanBlock
 def rehearse(experiments: Experiments, sink: Sink) -> None:
     """Plan, pack and gather a group of each scan, out of empty frames; no file is read."""
     fm = experiments.frame_map
-    pool = aligned_bytes(fm.group_size * experiments.slot_nbytes).reshape(fm.group_size, -1)
+    pool = aligned_bytes(fm.group_size * experiments.decoder.slot_nbytes).reshape(fm.group_size, -1)
     pool.fill(0)
-    experiments.pack_empty(pool)
+    experiments.decoder.pack_empty(pool)
     planner = ChunkPlanner(
         fm, n_slots=fm.group_size, batch_size=1, block_batches=1, job_chunks=fm.group_size
     )
@@ -41,7 +41,7 @@ def _gather(
 ) -> None:
     output = sink.open(1)
     try:
-        views = experiments.pool_views(pool)
+        views = experiments.decoder.pool_views(pool)
         for piece in experiments.pieces(group, block.offsets, 0, views):
             sink.gather(output, piece)
     finally:
