@@ -17,7 +17,7 @@ def test_the_reader_stands_beside_the_codec_and_an_epoch_beside_its_chunks(work:
     ]
     assert chunks.ratio(chunks.rows[-1]) == 1
     assert [row.label for row in epoch.rows] == [
-        "ptyzarr full, 192 MiB",
+        "ptyzarr full, 320 MiB",
         "the same chunks decoded alone",
     ]
     assert epoch.conditions["threads"] == 2
