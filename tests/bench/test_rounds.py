@@ -31,11 +31,11 @@ class Notes:
 @pytest.mark.slow
 def test_contenders_run_side_by_side_in_processes_of_their_own(work: Workload) -> None:
     notes = Notes()
-    entries = epoch_entries(work, ["window", "memmap"], budgets=["256MiB"])
+    entries = epoch_entries(work, ["window", "memmap"], budgets=["384MiB"])
     rows = run_rounds(entries, 2, 2**30, notes)
     assert [row.label for row in rows] == [
-        "ptyzarr window, 192 MiB",
-        "ptyzarr window, 256 MiB",
+        "ptyzarr window, 320 MiB",
+        "ptyzarr window, 384 MiB",
         "numpy.memmap gather",
     ]
     assert all(len(row.rates) == 2 and min(row.rates) > 0 for row in rows)
@@ -117,9 +117,9 @@ def test_ram_is_stated_with_one_thread_and_with_all(work: Workload) -> None:
 def test_other_budgets_have_rows_of_their_own(work: Workload) -> None:
     entries = epoch_entries(work, ["window", "memmap", "tensorstore-store"], budgets=["1GiB"])
     assert [(entry.label, entry.workload.memory) for entry in entries] == [
-        ("ptyzarr window, 192 MiB", "192MiB"),
+        ("ptyzarr window, 320 MiB", "320MiB"),
         ("ptyzarr window, 1.0 GiB", "1GiB"),
-        ("numpy.memmap gather", "192MiB"),
-        ("TensorStore index array, our store, 192 MiB", "192MiB"),
+        ("numpy.memmap gather", "320MiB"),
+        ("TensorStore index array, our store, 320 MiB", "320MiB"),
         ("TensorStore index array, our store, 1.0 GiB", "1GiB"),
     ]
