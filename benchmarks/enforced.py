@@ -17,8 +17,8 @@ import sys
 from pathlib import Path
 
 import ptyzarr
-from ptyzarr.bench import resident_memory
 from ptyzarr.config import parse_size
+from ptyzarr.memory import resident_memory
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,11 +20,12 @@ from scans import add_folders, scan_positions, sized_spec
 from scipy.spatial import cKDTree
 from tables import Cell, Table, run_child, save_tables
 
-from ptyzarr.bench import forget_peak, resident_memory
+from ptyzarr.bench import forget_peak
 from ptyzarr.compiled import available_cores
 from ptyzarr.grouping import select_groups
 from ptyzarr.grouping.draws import draw_ranks
 from ptyzarr.grouping.neighbors import PositionTree
+from ptyzarr.memory import resident_memory
 
 N_NEIGHBORS = 6
 GROUP_SIZE = 4

@@ -26,8 +26,8 @@ from scans import add_arguments, scan_file, scan_store
 from tables import Cell, Table, new_figure, save_tables
 
 import ptyzarr
-from ptyzarr.bench import resident_memory
 from ptyzarr.grouping import cached_group_table
+from ptyzarr.memory import resident_memory
 
 GROUPING = ptyzarr.GroupingConfig(gridsize=2, n_neighbors=6, seed=0)
 BATCH_SIZE = 64

@@ -13,6 +13,7 @@ from pathlib import Path
 from ptyzarr.config import GroupingConfig, LoaderConfig, format_size
 from ptyzarr.grouping import cached_group_table
 from ptyzarr.ingestion import ingest, verify
+from ptyzarr.memory import resident_memory
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.store import ScanStore
 from ptyzarr.streaming import GroupLoader
@@ -21,7 +22,6 @@ from ptyzarr.view import draw_scan
 _SCAN = "siemens_star_516"
 _EPOCHS = 2
 _GROUPING = GroupingConfig(gridsize=2, n_neighbors=6, seed=42)
-_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class _Meter:
     """Takes the time of each step, and the most memory used since the start."""
 
     def __init__(self) -> None:
-        self._resident = _resident_memory()
+        self._resident = resident_memory()
         self._began = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.memory: dict[str, int | None] = {}
@@ -97,7 +97,7 @@ class _Meter:
         """End a step and begin the next."""
         now = time.perf_counter()
         self.seconds[step], self._began = now - self._began, now
-        resident = _resident_memory()
+        resident = resident_memory()
         if resident is None or self._resident is None:
             self.memory[step] = None
         else:
@@ -202,16 +202,6 @@ def _draw(store: ScanStore, path: Path) -> Path | None:
     if importlib.util.find_spec("matplotlib") is None:
         return None
     return draw_scan(store, path, grouping=_GROUPING)
-
-
-def _resident_memory() -> tuple[int, int] | None:
-    """Return the resident memory now and at its largest, in bytes, where Linux tells."""
-    try:
-        lines = _STATUS.read_text().splitlines()
-    except OSError:
-        return None
-    sizes = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith("Vm")}
-    return int(sizes["VmRSS"]) * 1024, int(sizes["VmHWM"]) * 1024
 
 
 def format_table(report: DemoReport) -> str:

@@ -8,7 +8,6 @@ from ptyzarr.bench.machine import (
     describe_machine,
     forget_peak,
     package_versions,
-    resident_memory,
 )
 from ptyzarr.bench.quality import ShuffleQuality, shuffle_quality
 from ptyzarr.bench.report import (
@@ -53,7 +52,6 @@ __all__ = [
     "measure_ingest",
     "measure_promises",
     "package_versions",
-    "resident_memory",
     "run_bench",
     "run_rounds",
     "save_reports",

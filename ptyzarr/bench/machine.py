@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ptyzarr.compiled import available_cores
+from ptyzarr.memory import parse_sizes
 
 _PROC: Final = Path("/proc")
 _PACKAGES: Final = (
@@ -61,19 +62,6 @@ def available_memory() -> int:
     return _meminfo().get("MemAvailable", 0)
 
 
-def resident_memory(pid: int | None = None) -> tuple[int, int] | None:
-    """Return the resident memory of a process now and at its largest, in bytes.
-
-    Mapped pages of files count. None where the system does not tell.
-    """
-    try:
-        text = (_PROC / str(pid or "self") / "status").read_text()
-    except OSError:
-        return None
-    fields = _parse_sizes(text)
-    return (fields["VmRSS"], fields["VmHWM"]) if "VmHWM" in fields else None
-
-
 def forget_peak() -> bool:
     """Make the largest resident memory so far the present one; False where that is refused."""
     try:
@@ -102,17 +90,6 @@ def _cpu_model() -> str:
 
 def _meminfo() -> dict[str, int]:
     try:
-        return _parse_sizes((_PROC / "meminfo").read_text())
+        return parse_sizes((_PROC / "meminfo").read_text())
     except OSError:
         return {}
-
-
-def _parse_sizes(text: str) -> dict[str, int]:
-    """Return the ``Name: 123 kB`` lines of a proc file in bytes."""
-    sizes = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        words = value.split()
-        if len(words) == 2 and words[1] == "kB":
-            sizes[name] = int(words[0]) * 1024
-    return sizes

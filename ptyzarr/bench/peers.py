@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ptyzarr.bench.contender import BatchTrial, Deliveries, Delivery
 from ptyzarr.bench.files import HDF5, SINGLE
 from ptyzarr.bench.gathering import BatchGather
-from ptyzarr.bench.machine import resident_memory
 from ptyzarr.bench.ram import cut
 from ptyzarr.bench.workload import Workload, shuffled
+from ptyzarr.memory import resident_memory
 
 ReadFrames = Callable[[NDArray[np.int64]], NDArray[Any]]
 

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from ptyzarr.bench.catalogue import CONTENDERS, DECODERS, INGESTERS
 from ptyzarr.bench.contender import BatchTrial, Delivery, Trial
 from ptyzarr.bench.files import RAW
-from ptyzarr.bench.machine import forget_peak, resident_memory
+from ptyzarr.bench.machine import forget_peak
 from ptyzarr.bench.quality import shuffle_quality
 from ptyzarr.bench.workload import IngestWork, Workload
 from ptyzarr.errors import PtyzarrError, VerificationError
+from ptyzarr.memory import resident_memory
 from ptyzarr.store import ScanStore
 
 _CHECKED_GROUPS: Final = 8

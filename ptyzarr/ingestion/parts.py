@@ -116,7 +116,7 @@ def plan_parts(
     config = config or IngestConfig()
     target, staging = places(destination)
     with interruptible(), storage_errors(f"planning {os.fspath(source)}"):
-        scan = open_scan(source, target, config)
+        scan = open_scan(source, target.parent, config)
         existing = existing_store(scan, target, config)
         if existing is not None:
             if staging.root.is_dir():
@@ -170,7 +170,7 @@ def write_part(
     target, staging = places(destination)
     report = PartReport(os.fspath(destination), part, n_parts, False, 0, 0)
     with interruptible(), storage_errors(f"part {part}/{n_parts} of {os.fspath(source)}"):
-        scan = open_scan(source, target, config)
+        scan = open_scan(source, target.parent, config)
         if _is_published(scan, target, config):
             return dataclasses.replace(report, published=True)
         try:

@@ -105,7 +105,7 @@ def _publish_locked(target: Path, staging: Staging) -> None:
             )
         return
     source, config = request
-    scan = open_scan(source, target, config)
+    scan = open_scan(source, target.parent, config)
     build = functools.partial(_build, scan, target, config, staging)
     build_locked(scan, target, config, staging, build)
 

@@ -32,14 +32,14 @@ from ptyzarr.ingestion.kinds import Kind
 from ptyzarr.ingestion.layout import ORDERS, Sizes
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.plan import Plan, make_plan
-from ptyzarr.ingestion.runner import is_same_source, make_job, write_store
+from ptyzarr.ingestion.runner import is_same_source, make_job, open_scan, write_store
 from ptyzarr.ingestion.staging import Staging, storage_errors, sync_folder
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.ingestion.verify import verify
 from ptyzarr.ingestion.write import write_one_shard
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Quantity, Scan
-from ptyzarr.sources import open_source, source_unchanged
+from ptyzarr.sources import source_unchanged
 from ptyzarr.store import (
     MASKED,
     ROOT_KEY,
@@ -200,14 +200,7 @@ def _trusted_root(target: Path) -> dict[str, Any] | None:
 def _open(source: Path, config: IngestConfig, staging: Staging) -> Scan | None:
     """Return the scan; None if it lacks what the store was made from."""
     try:
-        return open_source(
-            source,
-            frames_key=config.frames_key,
-            quantity=config.quantity,
-            incomplete=config.incomplete,
-            spool_dir=staging.root,
-            max_resident=config.memory_bytes,
-        )
+        return open_scan(source, staging.root, config)
     except (MissingFieldError, ShapeError):
         return None
 

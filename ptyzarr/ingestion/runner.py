@@ -97,7 +97,7 @@ def ingest(
     target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)
     with interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
-        scan = open_scan(source, target, config)
+        scan = open_scan(source, target.parent, config)
         existing = existing_store(scan, target, config)
         if existing is None:
             with lock(staging.root):
@@ -110,14 +110,14 @@ def ingest(
     return existing or open_store(target)
 
 
-def open_scan(source: str | os.PathLike[str], target: Path, config: IngestConfig) -> Scan:
+def open_scan(source: str | os.PathLike[str], spool_dir: Path, config: IngestConfig) -> Scan:
     """Return the scan in a source file, opened as the options say."""
     return open_source(
         source,
         frames_key=config.frames_key,
         quantity=config.quantity,
         incomplete=config.incomplete,
-        spool_dir=target.parent,
+        spool_dir=spool_dir,
         max_resident=config.memory_bytes,
     )
 

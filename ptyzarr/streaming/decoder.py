@@ -172,8 +172,11 @@ class FrameDecoder:
                 )
         return n_read
 
-    def pack_empty(self, pool: NDArray[np.uint8]) -> None:
-        """Read nothing of each scan; pack an empty frame of each packed one into the first slot."""
+    def prepare(self, pool: NDArray[np.uint8]) -> None:
+        """Load, or make, the compiled code that decoding takes; no file is read.
+
+        An empty frame of each packed scan goes into the first slot of `pool`.
+        """
         nothing = np.empty(0, np.int64)
         for reader, packing in zip(self._readers, self._packings, strict=True):
             reader.prepare()

@@ -20,7 +20,7 @@ def rehearse(experiments: Experiments, sink: Sink) -> None:
     fm = experiments.frame_map
     pool = aligned_bytes(fm.group_size * experiments.decoder.slot_nbytes).reshape(fm.group_size, -1)
     pool.fill(0)
-    experiments.decoder.pack_empty(pool)
+    experiments.decoder.prepare(pool)
     planner = ChunkPlanner(
         fm, n_slots=fm.group_size, batch_size=1, block_batches=1, job_chunks=fm.group_size
     )

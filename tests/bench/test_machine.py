@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ptyzarr.bench import describe_machine, package_versions
-from ptyzarr.bench.machine import folder_nbytes, forget_peak, resident_memory
+from ptyzarr.bench.machine import folder_nbytes, forget_peak
+from ptyzarr.memory import resident_memory
 
 
 def test_the_machine_is_described_without_its_name() -> None:
