@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ptyzarr._version import __version__
-from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
+from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, ServiceConfig
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ __all__ = [
     "PtyzarrError",
     "RawDataTorch",
     "ScanStore",
+    "ServiceConfig",
     "__version__",
     "export",
     "ingest",
@@ -49,7 +50,16 @@ __all__ = [
 
 # Rooms are loaded when a name of theirs is asked for: importing them takes a second or two, in
 # which the command line must already be able to answer an interrupt.
-_ROOMS = ("grouping", "ingestion", "ptychopinn", "sources", "store", "streaming", "tensors")
+_ROOMS = (
+    "grouping",
+    "ingestion",
+    "ptychopinn",
+    "service",
+    "sources",
+    "store",
+    "streaming",
+    "tensors",
+)
 _HOMES = {
     "Batch": "streaming",
     "GroupDataset": "tensors",

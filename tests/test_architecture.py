@@ -36,12 +36,19 @@ ALLOWED: dict[str, set[str]] = {
     "bench": ALL_ROOMS | {"ptychopinn"},
     "view": ALL_ROOMS | {"ptychopinn"},
     "demo": ALL_ROOMS | {"ptychopinn", "view"},
-    "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo"},
+    "service": {"errors", "config", "scan", "store", "grouping", "streaming", "view"},
+    "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo", "service"},
     "__init__": ALL_ROOMS | {"ptychopinn"},
     "__main__": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
-OWNED = {"zarr": {"store"}, "torch": {"tensors"}, "starlette": {"service"}, "click": {"cli"}}
+OWNED = {
+    "zarr": {"store"},
+    "torch": {"tensors"},
+    "starlette": {"service"},
+    "uvicorn": {"service"},
+    "click": {"cli"},
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

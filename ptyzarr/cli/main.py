@@ -30,6 +30,7 @@ from ptyzarr.cli.options import GROUPS, config_from, config_options
 from ptyzarr.cli.output import json_flag, print_json, printable
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.cli.repairing import repair_command
+from ptyzarr.cli.serving import serve_command
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
 from ptyzarr.demo import format_table, run_demo
 from ptyzarr.errors import PtyzarrError
@@ -66,6 +67,7 @@ cli.add_command(plan_command)
 cli.add_command(publish_command)
 cli.add_command(group_command)
 cli.add_command(repair_command)
+cli.add_command(serve_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

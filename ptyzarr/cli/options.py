@@ -66,6 +66,8 @@ def _option(name: str, hint: Any, default: Any, text: str) -> Callable[[F], F]:
     flag = "--" + name.replace("_", "-")
     if hint is bool:
         return click.option(flag, is_flag=True, default=default, help=text)
+    if typing.get_origin(hint) is tuple:
+        return click.option(flag, type=str, multiple=True, default=default, help=text)
     return click.option(
         flag, type=_param_type(hint), default=default, show_default=default is not None, help=text
     )
@@ -75,7 +77,7 @@ def _param_type(hint: Any) -> Any:
     options = [option for option in _members(hint) if option is not type(None)]
     if all(not isinstance(option, type) for option in options):
         return _Choice(options)
-    return int if options == [int] else str
+    return options[0] if options in ([int], [float]) else str
 
 
 def _members(hint: Any) -> list[Any]:
