@@ -103,6 +103,7 @@ class Endpoints:
 
     async def openapi(self, request: Request) -> Response:
         """Answer with the description of the interface."""
+        read_query(request, ())
         return json_answer(self.description)
 
     async def prometheus(self, request: Request) -> Response:

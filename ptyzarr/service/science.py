@@ -16,7 +16,7 @@ from ptyzarr.service.answers import Refusal, npz_pieces
 from ptyzarr.service.pictures import MAX_SIZE, Picture, PictureOptions, draw
 from ptyzarr.store import ScanStore
 
-_BLOCK_BYTES: Final = 16 * 1024**2
+BLOCK_BYTES: Final = 16 * 1024**2
 _TABLE_ENTRY_BYTES: Final = 16  # a distance and an index for each candidate
 
 
@@ -109,7 +109,7 @@ def mean_intensity(store: ScanStore) -> NDArray[np.float64]:
     """
     n_frames, size = store.n_frames, store.frame_size
     total = np.zeros((size, size))
-    step = max(1, _BLOCK_BYTES // (8 * size * size))
+    step = max(1, BLOCK_BYTES // (8 * size * size))
     for start in range(0, n_frames, step):
         total += _intensity(store, store.frame_index[start : start + step]).sum(axis=0)
     return total / n_frames
