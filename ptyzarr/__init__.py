@@ -18,6 +18,7 @@ from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, ServiceCo
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
+    from ptyzarr.client import catalog
     from ptyzarr.grouping import RawDataTorch, neighbors
     from ptyzarr.ingestion import export, ingest, repair, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
@@ -39,6 +40,7 @@ __all__ = [
     "ScanStore",
     "ServiceConfig",
     "__version__",
+    "catalog",
     "export",
     "ingest",
     "neighbors",
@@ -68,6 +70,7 @@ _HOMES = {
     "PtychoDataContainerTorch": "tensors",
     "RawDataTorch": "grouping",
     "ScanStore": "store",
+    "catalog": "client",
     "export": "ingestion",
     "ingest": "ingestion",
     "neighbors": "grouping",

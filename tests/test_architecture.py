@@ -36,9 +36,10 @@ ALLOWED: dict[str, set[str]] = {
     "bench": ALL_ROOMS | {"ptychopinn"},
     "view": ALL_ROOMS | {"ptychopinn"},
     "demo": ALL_ROOMS | {"ptychopinn", "view"},
+    "client": {"errors", "store"},
     "service": {"errors", "config", "scan", "store", "grouping", "streaming", "view"},
     "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo", "service"},
-    "__init__": ALL_ROOMS | {"ptychopinn"},
+    "__init__": ALL_ROOMS | {"ptychopinn", "client"},
     "__main__": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
