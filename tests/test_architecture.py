@@ -41,7 +41,13 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
-OWNED = {"zarr": {"store"}, "torch": {"tensors"}, "starlette": {"service"}, "click": {"cli"}}
+OWNED = {
+    "zarr": {"store"},
+    "obstore": {"store"},
+    "torch": {"tensors"},
+    "starlette": {"service"},
+    "click": {"cli"},
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
