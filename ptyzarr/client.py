@@ -18,7 +18,7 @@ from ptyzarr.store import ScanStore, open_store
 #: Name of the environment variable with the key to ask with.
 KEY_VARIABLE: Final = "PTYZARR_KEY"
 _TIMEOUT_S: Final = 30.0
-_PAGE: Final = 1000
+PAGE: Final = 1000
 _MAX_ANSWER_BYTES: Final = 64 * 1024**2
 
 
@@ -144,7 +144,7 @@ def _root(url: str, key: str | None) -> str:
 
 
 def _pages(root: str, key: str | None) -> Iterator[dict[str, Any]]:
-    query: dict[str, Any] = {"limit": _PAGE}
+    query: dict[str, Any] = {"limit": PAGE}
     while True:
         page = _ask(f"{root}/v1/scans?{urlencode(query)}", key)
         scans = page.get("scans") if isinstance(page, dict) else None
@@ -176,7 +176,10 @@ def _ask(url: str, key: str | None) -> Any:
     opener = urllib.request.build_opener(_NoRedirects)
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            return json.loads(answer.read(_MAX_ANSWER_BYTES))
+            content = answer.read(_MAX_ANSWER_BYTES)
+            if answer.length:
+                raise http.client.IncompleteRead(content, answer.length)
+            return json.loads(content)
     except urllib.error.HTTPError as error:
         with error:
             raise StorageError(_refused(url, error.code, key)) from error

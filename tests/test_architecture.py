@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
 #: Packages that only one room may import (`bench` imports what it compares with).
 OWNED = {
     "zarr": {"store"},
+    "obstore": {"store"},
     "torch": {"tensors"},
     "starlette": {"service"},
     "uvicorn": {"service"},

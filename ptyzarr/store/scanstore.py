@@ -7,7 +7,6 @@ import glob
 import io
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -17,18 +16,19 @@ from numpy.typing import NDArray
 
 from ptyzarr.errors import DtypeError, ScanNotFoundError, SchemaError, ShapeError
 from ptyzarr.scan import ChunkReader, Member, Quantity
-from ptyzarr.store.checking import CheckingStore, read_errors
-from ptyzarr.store.manifest import check_sizes, read_root
+from ptyzarr.store.access import RemoteAccess, is_url, remote_access
+from ptyzarr.store.checking import read_errors
+from ptyzarr.store.listing import match_urls
 from ptyzarr.store.native import native_functions
+from ptyzarr.store.places import find_place
 from ptyzarr.store.schema import (
     ATTRIBUTE,
     EXTRA,
-    ROOT_KEY,
     SCHEMA_VERSION,
     member_from_json,
     natural_key,
 )
-from ptyzarr.store.shards import FallbackReader, FrameFormat, ShardReader
+from ptyzarr.store.shards import FallbackReader, FrameFormat
 
 DECODE_BYTES = 16 * 1024**2  # decoded chunks held while amplitudes are collected
 _NPY_MAGIC = b"\x93NUMPY"
@@ -40,12 +40,15 @@ class ScanStore:
 
     Opening checks that the store is complete (every listed file there with its size); reading
     checks every chunk. Equal paths pickle to equal stores: a copy in another process opens the
-    path again.
+    path again. At a URL, opening reads the root document alone, and files are checked when they
+    are read.
 
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder or URL of the store.
+    access
+        How a URL is reached; the defaults if None.
 
     Raises
     ------
@@ -56,27 +59,24 @@ class ScanStore:
     DamagedStoreError
         If a file is missing, has the wrong size, or the root does not match its digest.
     StorageError
-        If the file system refuses to look.
+        If the file system or the server refuses to look.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], access: RemoteAccess | None = None) -> None:
         self.path = os.fspath(path)
-        if "://" in self.path:
-            raise ScanNotFoundError(
-                f"{self.path} is a URL; this version opens folders only; copy the store to a disk"
-            )
-        # Files are opened later; a change of the working directory must not matter then.
-        self._root = root = Path(os.path.abspath(self.path))
         with read_errors(self.path):
-            document = _load_root(root)
+            self._place = find_place(self.path, access)
+            if is_url(self.path):
+                self.path = self._place.address
+            document = self._place.document
+            _check_version(self.path, document)
             self._attributes: dict[str, Any] = document["attributes"][ATTRIBUTE]
             self._files: dict[str, dict[str, Any]] = self._attributes["manifest"]["files"]
-            check_sizes(root, self._files)
-            self._group = zarr.open_group(CheckingStore(root, self._files), mode="r", zarr_format=3)
+            self._group = zarr.open_group(self._place.zarr_store, mode="r", zarr_format=3)
         self._metadata: dict[str, Any] = document["consolidated_metadata"]["metadata"]
 
-    def __reduce__(self) -> tuple[type[ScanStore], tuple[str]]:
-        return ScanStore, (str(self._root),)
+    def __reduce__(self) -> tuple[type[ScanStore], tuple[str, RemoteAccess | None]]:
+        return ScanStore, (self._place.address, self._place.access)
 
     def __repr__(self) -> str:
         size = self.frame_size
@@ -133,8 +133,7 @@ class ScanStore:
     @property
     def bytes_stored(self) -> int:
         """Size of the store on disk: every listed file and the root document."""
-        root = os.path.getsize(os.path.join(self.path, ROOT_KEY))
-        return root + sum(int(entry["size"]) for entry in self._files.values())
+        return self._place.root_nbytes + sum(int(entry["size"]) for entry in self._files.values())
 
     @property
     def bytes_logical(self) -> int:
@@ -175,8 +174,7 @@ class ScanStore:
         """Reader of whole chunks of stored rows."""
         native = native_functions()
         if native is not None and _is_our_layout(self._metadata["diffraction"]):
-            sizes = {key: entry["size"] for key, entry in self._files.items()}
-            return ShardReader(self._root, self.format, sizes, native)
+            return self._place.shard_reader(self.format, native)
         array = self._array("diffraction")
         return FallbackReader(
             self.format, lambda start, stop: np.asarray(array[start:stop]), f"{self.path}: frames"
@@ -403,55 +401,91 @@ class _Frames:
         return picked[(slice(None), *rest)] if np.ndim(frames) else picked[tuple(rest)]
 
 
-def open_store(path: str | os.PathLike[str]) -> ScanStore:
-    """Open a finished store.
+def open_store(
+    path: str | os.PathLike[str],
+    key: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
+    *,
+    timeout_s: float | None = None,
+    attempts: int | None = None,
+) -> ScanStore:
+    """Open a finished store, in a folder or at a URL.
+
+    The options are for URLs. What is None is taken from the environment (``PTYZARR_KEY``,
+    ``PTYZARR_CACHE``, ``PTYZARR_CACHE_SIZE``, ``PTYZARR_TIMEOUT_S``, ``PTYZARR_ATTEMPTS``), else
+    it has the default that is stated. S3 takes its credentials from ``AWS_*``.
 
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder, ``http(s)://...`` or ``s3://bucket/...``.
+    key
+        Sent as ``Authorization: Bearer KEY`` over HTTP (none).
+    cache
+        Folder in which fetched parts of frames are kept (none); any processes may share it.
+    cache_size
+        Most bytes in it (10 GiB); what was unused for longest is removed.
+    timeout_s
+        Seconds without a byte after which a request counts as stalled (10).
+    attempts
+        How often a request is made before it counts as failed (5).
 
     Raises
     ------
     ScanNotFoundError, SchemaError, DamagedStoreError
         See `ScanStore`.
+    ConfigError
+        If an option cannot work.
+    DeviceError
+        If a URL is given and obstore is not installed.
+    StorageError
+        If the server cannot be reached, refuses, or keeps failing.
     """
-    return ScanStore(path)
+    if not is_url(path):
+        return ScanStore(path)
+    return ScanStore(path, remote_access(key, cache, cache_size, timeout_s, attempts))
 
 
-def open_stores(pattern: str | os.PathLike[str]) -> list[ScanStore]:
+def open_stores(
+    pattern: str | os.PathLike[str],
+    key: str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: str | int | None = None,
+    *,
+    timeout_s: float | None = None,
+    attempts: int | None = None,
+) -> list[ScanStore]:
     """Open every store that a glob pattern names, in natural order (``run_9`` before ``run_10``).
+
+    ``s3://bucket/runs/*.zarr`` is looked up by listing. HTTP has no listing: there a pattern must
+    be the URL of one store.
+
+    Parameters and errors as those of `open_store`.
 
     Raises
     ------
     ScanNotFoundError
         If nothing matches.
     """
-    paths = sorted(glob.glob(os.fspath(pattern)), key=natural_key)
-    if not paths:
-        raise ScanNotFoundError(f"no store matches {os.fspath(pattern)!r}; expected 'DIR/*.zarr'")
-    return [ScanStore(path) for path in paths]
+    name = os.fspath(pattern)
+    access = None
+    if is_url(name):
+        access = remote_access(key, cache, cache_size, timeout_s, attempts)
+    found = glob.glob(name) if access is None else match_urls(name, access)
+    if not found:
+        raise ScanNotFoundError(f"no store matches {name!r}; expected 'DIR/*.zarr'")
+    return [ScanStore(path, access) for path in sorted(found, key=natural_key)]
 
 
-def _load_root(root: Path) -> dict[str, Any]:
-    """Return the checked root document of a store of a schema we read."""
-    if not root.exists():
-        raise ScanNotFoundError(f"{root} does not exist; expected a store that ingest wrote")
-    if not root.is_dir():
-        raise SchemaError(f"{root} is a file; expected a store; 'ptyzarr ingest' makes one of it")
-    if not (root / ROOT_KEY).is_file():
-        raise ScanNotFoundError(
-            f"{root} holds no finished store (no {ROOT_KEY}); run 'ptyzarr ingest' to finish or "
-            "make it"
-        )
-    document = read_root(root / ROOT_KEY)
+def _check_version(path: str, document: Mapping[str, Any]) -> None:
+    """Refuse a store of a schema that we do not read."""
     version = document["attributes"][ATTRIBUTE].get("schema_version")
     if version != SCHEMA_VERSION:
         raise SchemaError(
-            f"{root} has schema version {version!r}; this ptyzarr reads {SCHEMA_VERSION}; "
+            f"{path} has schema version {version!r}; this ptyzarr reads {SCHEMA_VERSION}; "
             "install the version that wrote it or a newer one"
         )
-    return document
 
 
 def _is_our_layout(metadata: Mapping[str, Any]) -> bool:
