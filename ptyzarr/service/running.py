@@ -135,7 +135,7 @@ class _Service:
             [] if config.no_key else [self._key] if self._key else read_keys(config.key_file or "")
         )
         self._app: Starlette = create_app(root, config, keys=keys)
-        self._server = _Server(_server_config(self._app, config))
+        self._server = _Server(_server_config(self._app, config), config.shutdown_timeout_s)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[tuple[socket.socket, Address]]:
@@ -167,11 +167,13 @@ def _server_config(app: Starlette, config: ServiceConfig) -> uvicorn.Config:
         lifespan="off",
         loop="asyncio",
         log_config=None,
+        log_level="error",
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=max(5, round(config.client_timeout_s)),
-        timeout_graceful_shutdown=max(1, round(config.shutdown_timeout_s)),
+        # Connections are cut off before; this is for what is still being computed then.
+        timeout_graceful_shutdown=round(config.shutdown_timeout_s) + 1,
     )
 
 
@@ -196,9 +198,28 @@ class _Server(uvicorn.Server):
 
     on_start: Callable[[], None]
 
+    def __init__(self, config: uvicorn.Config, shutdown_timeout_s: float) -> None:
+        super().__init__(config)
+        self._shutdown_timeout_s = shutdown_timeout_s
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(self._shutdown_timeout_s, self._cut_off)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
+            self._cut_off()
+            # The loop must still see that these connections are gone.
+            await asyncio.sleep(0)
+
+    def _cut_off(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
