@@ -196,14 +196,14 @@ class Limits:
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(scope, receive, send, self._timeout_s, self._max_body)
         declared = Headers(scope=scope).get("content-length", "0")
-        # What is no number is refused before it comes here.
-        if declared.isdigit() and int(declared) > self._max_body:
+        if declared.isascii() and declared.isdigit() and int(declared) > self._max_body:
             await client.refuse()
             return
         try:
             await self._app(scope, client.receive, client.send)
         except _TooLargeError:
-            await client.refuse()
+            if not client.has_answer:
+                await client.refuse()
         except _SlowClientError:
             if not client.has_answer:
                 answer = problem(

@@ -241,7 +241,7 @@ def test_a_file_that_the_disk_does_not_give_is_a_fault(
 
     monkeypatch.setattr(os, "open", refuse)
     answer = client.ask(f"{ZARR}/{SHARD}")
-    assert answer.status == 500
+    assert (answer.status, answer.json["code"]) == (503, "storage")
     assert "Input/output error" in answer.json["message"]
 
 
