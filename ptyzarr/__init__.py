@@ -19,7 +19,7 @@ from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
     from ptyzarr.grouping import RawDataTorch, neighbors
-    from ptyzarr.ingestion import export, ingest, repair, verify
+    from ptyzarr.ingestion import export, ingest, repair, stage, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
@@ -44,6 +44,7 @@ __all__ = [
     "open_store",
     "open_stores",
     "repair",
+    "stage",
     "verify",
 ]
 
@@ -64,6 +65,7 @@ _HOMES = {
     "open_store": "store",
     "open_stores": "store",
     "repair": "ingestion",
+    "stage": "ingestion",
     "verify": "ingestion",
 }
 
