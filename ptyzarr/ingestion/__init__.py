@@ -1,6 +1,7 @@
 """A source file becomes a store, is verified and repaired, and can be had back."""
 
 from ptyzarr.ingestion.aside import new_folder
+from ptyzarr.ingestion.copying import StageReport, stage
 from ptyzarr.ingestion.destination import ingest
 from ptyzarr.ingestion.export import export
 from ptyzarr.ingestion.layout import choose_sizes
@@ -8,7 +9,6 @@ from ptyzarr.ingestion.many import ScanOutcome, find_sources, ingest_many, pair_
 from ptyzarr.ingestion.parts import PartReport, PlanReport, plan_parts, write_part
 from ptyzarr.ingestion.publication import publish
 from ptyzarr.ingestion.repair import RepairReport, repair
-from ptyzarr.ingestion.stage import StageReport, stage
 from ptyzarr.ingestion.verify import VerifyReport, verify
 
 __all__ = [
