@@ -74,8 +74,11 @@ class CachedShard:
     def mark(self, chunks: NDArray[np.int64], *, there: bool = True) -> None:
         """Say that chunks are there, after they were written, or that they are not."""
         flag = b"\1" if there else b"\0"
-        for chunk in chunks.tolist():
-            os.pwrite(self.fd, flag, self.size + chunk)
+        ordered = np.sort(chunks)
+        for run in np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1):
+            if run.size:
+                length = int(run[-1] - run[0]) + 1
+                write_at(self.fd, memoryview(flag * length), self.size + int(run[0]))
 
     def fill(self, blocks: Iterable[bytes]) -> tuple[int, str]:
         """Write the whole shard; return its size and sha256. Marks nothing."""

@@ -15,7 +15,8 @@ from farstores import FolderServer
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
 from ptyzarr.errors import StorageError
 from ptyzarr.ingestion import ingest
-from ptyzarr.store import ScanStore, open_store
+from ptyzarr.store import RemoteFiles, ScanStore, open_store
+from ptyzarr.store.shardindex import index_nbytes
 from ptyzarr.streaming import GroupLoader
 
 GROUPS = GroupingConfig(gridsize=2, n_neighbors=6)
@@ -86,24 +87,24 @@ def test_a_shard_that_is_gone_ends_the_epoch_with_an_error(
     far.close()
 
 
-def test_several_loads_are_under_way_at_once(
+def test_more_requests_are_under_way_than_there_are_threads_that_decode(
     store: ScanStore, folder_server: FolderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     far = open_store(f"{folder_server.url}/scan.zarr")
     monkeypatch.setattr("ptyzarr.streaming.loader._MAX_JOB_CHUNKS", 4)
     waiting = threading.Barrier(5)  # more than there are decoding threads
-    look = type(far.chunks).read_planes
+    read_range, met = RemoteFiles.read_range, []
 
-    def meet(*args: Any, **options: Any) -> int:
+    def meet(*args: Any) -> memoryview:
+        if args[3] - args[2] == index_nbytes(16):  # the others wait for it
+            return read_range(*args)
         with contextlib.suppress(threading.BrokenBarrierError):
             waiting.wait(20)
             met.append(True)
         waiting.abort()
-        return look(*args, **options)
+        return read_range(*args)
 
-    met: list[bool] = []
-    monkeypatch.setattr(type(far.chunks), "read_planes", meet)
-    monkeypatch.setattr(type(far.chunks), "read_chunks", meet)
+    monkeypatch.setattr(RemoteFiles, "read_range", meet)
     next(batches(far, shuffle="window"))
     assert met
     far.close()
