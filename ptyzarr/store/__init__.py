@@ -11,9 +11,10 @@ from ptyzarr.store.manifest import (
     read_root,
     was_written_here,
 )
+from ptyzarr.store.opening import open_store, open_stores
 from ptyzarr.store.remote import RemoteFolder
 from ptyzarr.store.remotefiles import RemoteFiles, check_remote_digests
-from ptyzarr.store.scanstore import ScanStore, open_store, open_stores
+from ptyzarr.store.scanstore import ScanStore
 from ptyzarr.store.schema import (
     COUNT_DTYPES,
     EXTRA,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterable
@@ -119,6 +120,8 @@ class ShardCache:
 
     def open(self, sha256: str, size: int, n_chunks: int) -> CachedShard:
         """Return the shard of this content, with nothing in it where there is none; `OSError`."""
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):  # it becomes a file name
+            raise OSError(f"{sha256!r} is no sha256")
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{sha256}{_SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)

@@ -171,12 +171,18 @@ def test_the_cache_keeps_to_its_size(
 def test_the_shard_unused_for_longest_goes_first(tmp_path: Path) -> None:
     cache = ShardCache(tmp_path, 80 * 1024)
     for number, name in enumerate("abc"):
-        shard = cache.open(name, 30_000, 4)
+        shard = cache.open(64 * name, 30_000, 4)
         assert cache.make_room(30_000) is (name == "c")
         shard.write(0, memoryview(bytes(30_000)))
-        os.utime(tmp_path / f"{name}.shard", (number, number))
+        os.utime(tmp_path / f"{64 * name}.shard", (number, number))
         shard.close()
-    assert sorted(path.stem for path in tmp_path.iterdir()) == ["b", "c"]
+    assert sorted(path.stem[0] for path in tmp_path.iterdir()) == ["b", "c"]
+
+
+def test_a_digest_that_is_a_path_makes_no_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="is no sha256"):
+        ShardCache(tmp_path / "cache", 1000).open("../outside", 10, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_threads_and_stores_may_share_a_cache(

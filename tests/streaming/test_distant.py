@@ -64,7 +64,8 @@ def test_an_epoch_over_s3_is_that_of_the_folder(
 ) -> None:
     staging = IngestConfig(staging=str(tmp_path / "staging"))
     far = ingest(tmp_path / "scan.npz", f"{bucket}/scan.zarr", staging)
-    assert_equal_epochs(far, store, shuffle="window")
+    for shuffle in ("window", "full", False):
+        assert_equal_epochs(far, store, shuffle=shuffle)
     far.close()
 
 
