@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Collection, Sequence
@@ -32,6 +33,7 @@ SECURITY_HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 _KEY_BYTES: Final = 24
+_HIDDEN: Final = re.compile(rb"%(2e|2f|5c|00)", re.IGNORECASE)
 
 
 def new_key() -> str:
@@ -163,6 +165,21 @@ class KeyCheck:
                 )  # fmt: skip
                 await answer(scope, receive, send)
                 return
+        await self._app(scope, receive, send)
+
+
+class PlainPaths:
+    """Knows no path in which dots, slashes, backslashes or NUL are hidden by encoding them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
+        if scope["type"] == "http" and _HIDDEN.search(scope.get("raw_path") or b""):
+            message = "there is no such path; dots and slashes are not encoded in ours"
+            await problem(404, "not_found", message)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
