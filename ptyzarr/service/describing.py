@@ -10,6 +10,7 @@ import numpy as np
 
 from ptyzarr.scan import FIELDS
 from ptyzarr.store import ScanStore
+from ptyzarr.view import intensity_unit
 
 #: Units of what a source says of its physics.
 _UNITS: Final = {"pixel_size_m": "m", "energy_ev": "eV"}
@@ -48,7 +49,7 @@ def metadata(store: ScanStore, scan_id: str) -> dict[str, Any]:
         "shard_frames": store.format.shard_frames,
         "tile_frames": store.tile_frames,
         "schema_version": store.attrs["schema_version"],
-        "intensity_unit": "counts" if store.quantity == "counts" else "squared amplitude",
+        "intensity_unit": intensity_unit(store),
         "positions": {
             "unit": "object pixels",
             "minimum": positions.min(axis=0).astype(np.float64).tolist(),
