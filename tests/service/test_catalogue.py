@@ -82,6 +82,7 @@ def test_metadata_has_units_shapes_and_provenance(client: Client) -> None:
     assert scan["positions"]["unit"] == "object pixels"
     assert scan["source"]["name"] == "first.npz"
     assert scan["intensity_unit"] == "counts"
+    assert scan["grouping"] == {"gridsize": 1, "n_neighbors": 4, "n_samples": None, "seed": 0}
     assert scan["links"]["object"] == "/v1/scans/first/object/amplitude.png"
 
 
