@@ -212,6 +212,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "memory": memory_block,
     "growth": table_block("growth"),
     "growth-kept": table_block("growth-kept"),
+    "several": table_block("several"),
     "start": table_block("start"),
     "neighbors": table_block("neighbors"),
     "draws": report_block("draws"),

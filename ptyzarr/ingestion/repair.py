@@ -23,6 +23,7 @@ from ptyzarr.errors import (
     DamagedStoreError,
     InterruptedIngestError,
     MissingFieldError,
+    ScanExistsError,
     SchemaError,
     ShapeError,
     SourceError,
@@ -113,7 +114,7 @@ def repair(
     VerificationError
         If the store is not whole afterwards.
     ScanExistsError
-        If another process writes to this store.
+        If another process writes to this store, or a planned ingest to it is not published yet.
     StorageError, InterruptedIngestError
         If the file system fails, or after Ctrl-C; the same call goes on.
     """
@@ -126,12 +127,22 @@ def repair(
         with lock(staging.root):
             staging.check_ours()
             staging.restore(target)
+            _refuse_parts(target, staging)
             try:
                 rewritten = _repair_locked(target, Path(source), staging, progress)
             finally:
                 staging.discard()  # what is not in place yet is soon made again
         report = verify(target, source, progress=progress)
     return RepairReport(rewritten, report.n_files, report.digest)
+
+
+def _refuse_parts(target: Path, staging: Staging) -> None:
+    """Refuse a staging folder in which parts, which need no lock, may be writing a new store."""
+    if staging.request.is_file():
+        raise ScanExistsError(
+            f"{staging.root} holds a planned ingest to {target}; expected none while the store is "
+            f"repaired; finish it with 'ptyzarr publish {target}', or remove that folder"
+        )
 
 
 @contextlib.contextmanager

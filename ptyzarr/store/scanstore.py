@@ -175,8 +175,7 @@ class ScanStore:
         """Reader of whole chunks of stored rows."""
         native = native_functions()
         if native is not None and _is_our_layout(self._metadata["diffraction"]):
-            sizes = {key: entry["size"] for key, entry in self._files.items()}
-            return ShardReader(self._root, self.format, sizes, native)
+            return ShardReader(self._root, self.format, self._files, native)
         array = self._array("diffraction")
         return FallbackReader(
             self.format, lambda start, stop: np.asarray(array[start:stop]), f"{self.path}: frames"

@@ -121,9 +121,18 @@ class Experiments:
         self.scales = scales
         self._seeds = [table.seeds for table in tables]
         self.frame_map = self._map_frames(tables)
+        forms = [
+            (*form, scan.quantity)
+            for form, scan in zip(self.decoder.forms, self.scans, strict=True)
+        ]
+        # The first scan whose frames lie in the pool in the same form.
+        self._like = np.array([forms.index(form) for form in forms])
         self._positions = [np.asarray(scan.positions) for scan in self.scans]
         # One dtype for all batches, whichever scans a batch happens to mix.
         exact: Any = np.result_type(*self._positions)
+        if self.n_scans > 1 and all(p.dtype == exact for p in self._positions):
+            # The members of all scans are looked up at once.
+            self._positions = [np.concatenate(self._positions)]
         mean = exact if exact.kind == "f" else np.dtype(np.float64)
         self._dtypes = {
             "nn_indices": np.result_type(*(table.nn_indices.dtype for table in tables)),
@@ -146,9 +155,11 @@ class Experiments:
     def nbytes(self) -> int:
         """Memory that grows with frames and groups: tables, positions, what the scans keep."""
         fm = self.frame_map
-        kept = sum(p.nbytes for p in self._positions) + fm.rows.nbytes + fm.frames.nbytes
+        positions = sum(scan.positions.nbytes for scan in self.scans)
+        if len(self._positions) != self.n_scans:
+            positions *= 2  # also one after the other
         # frame_index, its inverse and frame_power, 8 bytes each, are kept by a store.
-        return int(kept + 24 * fm.rows.size)
+        return int(positions + fm.rows.nbytes + fm.frames.nbytes + 24 * fm.rows.size)
 
     def sampled(self) -> list[SampledScan]:
         """Return what sampling needs; may be asked for once, the seeds are dropped."""
@@ -184,7 +195,7 @@ class Experiments:
         first_row: int,
         views: Sequence[NDArray[Any] | PackedFrames],
     ) -> Iterator[Piece]:
-        """Yield the groups of each scan as a sink gathers them.
+        """Yield the groups as a sink gathers them: those of all scans in one form together.
 
         Parameters
         ----------
@@ -197,14 +208,11 @@ class Experiments:
         views
             The pool as `pool_views` returns it.
         """
-        for number, members in self._split(groups):
-            yield Piece(
-                views[number],
-                offsets[members],
-                np.arange(first_row, first_row + len(groups))[members],
-                self.scales[number],
-                self.scans[number].quantity == "counts",
-            )
+        scans = self._scans_of(groups)
+        rows, scales = np.arange(first_row, first_row + len(groups)), self.scales[scans]
+        for number, members in _split(self._like[scans], int(self._like.max())):
+            is_counts = self.scans[number].quantity == "counts"
+            yield Piece(views[number], offsets[members], rows[members], scales[members], is_counts)
 
     def describe(self, groups: NDArray[np.int64]) -> Fields:
         """Return the small arrays of a batch; they have the bits of the eager ones.
@@ -215,20 +223,29 @@ class Experiments:
             ``nn_indices`` (B, C), ``coords_nn`` and ``coords_relative`` (B, 1, 2, C),
             ``coords_offsets`` (B, 1, 2, 1), ``scale`` (B,) float32, ``experiment_id`` (B,) int32.
         """
-        if self.n_scans == 1:
-            fields, experiment = self._describe_scan(0, groups), np.zeros(len(groups), np.int32)
-        else:
-            parts = [
-                (number, members, self._describe_scan(number, groups[members]))
-                for number, members in self._split(groups)
-            ]
-            fields, experiment = self._merge(len(groups), parts)
-        return {**fields, "scale": self.scales[experiment], "experiment_id": experiment}
+        scans = self._scans_of(groups)
+        frames = self.frame_map.frames[groups]
+        fields: Fields = {
+            "nn_indices": frames.astype(self._dtypes["nn_indices"], copy=False),
+            "scale": self.scales[scans],
+            "experiment_id": scans.astype(np.int32),
+        }
+        if len(self._positions) == 1:
+            if self.n_scans > 1:
+                frames = frames + self.frame_map.frame_starts[scans, np.newaxis]
+            return fields | self._locate(0, frames)
+        for name in ("coords_nn", "coords_relative", "coords_offsets"):
+            channels = 1 if name == "coords_offsets" else self.group_size
+            fields[name] = np.empty((len(groups), 1, 2, channels), self._dtypes[name])
+        for number, members in _split(scans, self.n_scans - 1):
+            for name, array in self._locate(number, frames[members]).items():
+                fields[name][members] = array
+        return fields
 
     def patch_pieces(self, groups: NDArray[np.int64], fields: Fields) -> Iterator[PatchPiece]:
         """Yield the groups of each scan as a sink draws their patches."""
         rows = np.arange(len(groups))
-        for number, members in self._split(groups):
+        for number, members in _split(self._scans_of(groups), self.n_scans - 1):
             object_guess = self.scans[number].object_guess
             if object_guess is not None:
                 yield PatchPiece(
@@ -238,39 +255,16 @@ class Experiments:
                     rows[members],
                 )
 
-    def _describe_scan(self, number: int, groups: NDArray[np.int64]) -> Fields:
-        frames = self.frame_map.frames[groups]
+    def _locate(self, number: int, frames: NDArray[np.integer[Any]]) -> Fields:
+        """Return the coordinates of groups, given their members in one of the tables."""
         nn, offsets, relative = group_coords(self._positions[number], frames)
-        return {
-            "nn_indices": frames.astype(self._dtypes["nn_indices"], copy=False),
-            "coords_nn": nn,
-            "coords_offsets": offsets,
-            "coords_relative": relative,
-        }
+        return {"coords_nn": nn, "coords_offsets": offsets, "coords_relative": relative}
 
-    def _merge(
-        self, n_groups: int, parts: Sequence[tuple[int, Any, Fields]]
-    ) -> tuple[Fields, NDArray[np.int32]]:
-        """Return the fields of several scans put together, and the scan of each group."""
-        merged: Fields = {
-            name: np.empty((n_groups, *array.shape[1:]), self._dtypes[name])
-            for name, array in parts[0][2].items()
-        }
-        experiment = np.empty(n_groups, np.int32)
-        for number, members, fields in parts:
-            experiment[members] = number
-            for name, array in fields.items():
-                merged[name][members] = array
-        return merged, experiment
-
-    def _split(self, groups: NDArray[np.int64]) -> Iterator[tuple[int, slice | NDArray[np.int64]]]:
-        """Yield each scan that has some of the groups, and their places."""
+    def _scans_of(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each group's scan."""
         if self.n_scans == 1:
-            yield 0, slice(None)
-            return
-        experiment = np.searchsorted(self.frame_map.group_starts, groups, side="right") - 1
-        for number in np.unique(experiment).tolist():
-            yield number, np.flatnonzero(experiment == number)
+            return np.zeros(len(groups), np.int64)
+        return np.searchsorted(self.frame_map.group_starts, groups, side="right") - 1
 
     def _map_frames(self, tables: Sequence[GroupTable]) -> FrameMap:
         lengths = [scan.n_frames for scan in self.scans]
@@ -290,6 +284,17 @@ class Experiments:
             slot_strides=self.decoder.slot_strides,
             frame_strides=self.decoder.frame_strides,
         )
+
+
+def _split(
+    labels: NDArray[np.int64], highest: int
+) -> Iterator[tuple[int, slice | NDArray[np.int64]]]:
+    """Yield each of the labels, none above `highest`, and the places that have it."""
+    if highest == 0:
+        yield 0, slice(None)
+        return
+    for label in np.unique(labels).tolist():
+        yield label, np.flatnonzero(labels == label)
 
 
 def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:

@@ -170,7 +170,7 @@ class CudaSink:
         else:
             channels = area.reshape(-1, self._shape.group_size, self._n_pixels)
             copy_frames(piece.frames, piece.offsets, rows, channels)
-        output.scales[piece.rows] = piece.scale
+        output.scales[piece.rows] = piece.scales
         kind = PixelKind(dtype, piece.is_counts and not is_narrowed)
         output.pieces.append((kind, piece.rows))
 
