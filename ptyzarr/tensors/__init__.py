@@ -4,6 +4,7 @@ from ptyzarr.tensors.container import PtychoDataContainerTorch
 from ptyzarr.tensors.dataset import GroupDataset
 from ptyzarr.tensors.devices import CudaDevice, Device, Transfer
 from ptyzarr.tensors.patches import object_patches
+from ptyzarr.tensors.ranks import find_rank
 from ptyzarr.tensors.sinks import TorchSink, make_sink
 from ptyzarr.tensors.staged import CudaSink
 
@@ -15,6 +16,7 @@ __all__ = [
     "PtychoDataContainerTorch",
     "TorchSink",
     "Transfer",
+    "find_rank",
     "make_sink",
     "object_patches",
 ]
