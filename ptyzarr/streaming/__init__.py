@@ -3,6 +3,7 @@
 from ptyzarr.streaming.experiments import StreamableScan
 from ptyzarr.streaming.gather import copy_frames, gather_frames
 from ptyzarr.streaming.loader import Batch, GroupLoader
+from ptyzarr.streaming.lookup import GroupLookup
 from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
 from ptyzarr.streaming.ranks import check_seed, count_threads, fill_rank
 from ptyzarr.streaming.recycling import aligned_bytes
@@ -22,6 +23,7 @@ __all__ = [
     "BatchShape",
     "Fields",
     "GroupLoader",
+    "GroupLookup",
     "HostSink",
     "NumpySink",
     "PackedFrames",

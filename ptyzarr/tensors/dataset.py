@@ -154,6 +154,8 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         ConfigError
             As `GroupLoader.load_state_dict`, or if the state is a worker's and this is none.
         """
+        if not isinstance(state, Mapping):
+            raise ConfigError(f"the state is {state!r}; expected what state_dict gave")
         if "stop_batch" in state:
             self._load_part(state)
             return
@@ -177,7 +179,7 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         loader = self.loader
         for batch in loader:
             self._is_last_out = loader.state_dict()["next_batch"] == 0
-            yield _as_dict(batch)
+            yield batch_as_dict(batch)
         self._is_last_out = False
 
     def _deliver_part(self, part: Part) -> Iterator[dict[str, Any]]:
@@ -186,7 +188,7 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
             return
         for batch in islice(self.loader, part.stop - part.first):
             part = self._part = dataclasses.replace(part, first=part.first + 1)
-            yield _as_dict(batch)
+            yield batch_as_dict(batch)
 
     def _begin_part(self, loader: GroupLoader) -> Part:
         """Move the loader to this worker's part of the epoch, or what is left of it."""
@@ -224,7 +226,8 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         self._is_resumed = True
 
 
-def _as_dict(batch: Batch) -> dict[str, Any]:
+def batch_as_dict(batch: Batch) -> dict[str, Any]:
+    """Return the fields of a batch by name."""
     return {name: getattr(batch, name) for name in _FIELDS}
 
 

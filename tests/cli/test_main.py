@@ -232,6 +232,7 @@ def test_every_error_code_has_an_exit_status() -> None:
         "damaged": 3,
         "verification": 4,
         "grouping": 3,
+        "group_index": 3,
         "dtype": 3,
         "not_found": 3,
         "exists": 3,
