@@ -1,13 +1,14 @@
 import itertools
 import json
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
-from ptyzarr.errors import ConfigError
+from ptyzarr.errors import ConfigError, DeviceError
 from ptyzarr.streaming import GroupLoader
 from ptyzarr.tensors import GroupDataset
 
@@ -258,6 +259,17 @@ def test_a_worker_refuses_a_cuda_device(store, monkeypatch):
     assert caught.value.code == "config"
     with pytest.raises(ConfigError, match=r"'cuda' in a worker process"):
         GroupLoader(store, GROUPING, config)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_is_an_error_at_the_first_use(store, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = LoaderConfig(device=device)
+    dataset = GroupDataset(store, GROUPING, config)
+    for use in (partial(GroupLoader, store, GROUPING, config), partial(len, dataset)):
+        with pytest.raises(DeviceError, match=rf"'{device}'.*no CUDA device.*'cpu'") as caught:
+            use()
+        assert caught.value.code == "device"
 
 
 @pytest.mark.slow
