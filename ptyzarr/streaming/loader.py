@@ -81,6 +81,9 @@ class GroupLoader:
     and gathering happen in threads that live only while an iterator does. There is one iterator
     at a time: a second one closes the first, which raises `ConfigError` if it is used again.
 
+    With an initialised `torch.distributed` each rank delivers its part, unless `config` says
+    which; make the loader after ``init_process_group``. Memory and threads are those of one rank.
+
     Parameters
     ----------
     stores
@@ -96,7 +99,8 @@ class GroupLoader:
     Raises
     ------
     ConfigError
-        If the stores do not fit together, or there are too few groups.
+        If the stores do not fit together, there are too few groups, or groups without a seed are
+        wanted on several ranks.
     BudgetError
         If ``config.memory`` is below the minimum, which the message states.
     DeviceError
