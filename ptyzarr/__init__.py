@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
     from ptyzarr.tensors import GroupDataset as GroupDataset
+    from ptyzarr.tensors import GroupMapDataset as GroupMapDataset
     from ptyzarr.tensors import PtychoDataContainerTorch as PtychoDataContainerTorch
 
 # The names that need torch are not listed: ``import *`` must work without it.
@@ -54,6 +55,7 @@ _HOMES = {
     "Batch": "streaming",
     "GroupDataset": "tensors",
     "GroupLoader": "streaming",
+    "GroupMapDataset": "tensors",
     "MemmapDatasetBridge": "ptychopinn",
     "PtychoDataContainerTorch": "tensors",
     "RawDataTorch": "grouping",

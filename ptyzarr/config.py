@@ -195,10 +195,12 @@ class LoaderConfig:
     patches: bool = option(False, "deliver Y, the object patches of the groups")
     memory: str | int = option("1GiB", "memory that the loader may add to the process")
     n_threads: int | None = option(
-        None, "threads that decode and gather (default: the cores at hand)"
+        None, "threads that decode and gather (default: the cores of this rank)"
     )
     drop_last: bool = option(False, "leave out batches that are not full")
-    rank: int | None = option(None, "this process among world_size")
+    rank: int | None = option(
+        None, "this process among world_size (default: as torch.distributed has it)"
+    )
     world_size: int | None = option(None, "processes that share the epoch")
 
     def __post_init__(self) -> None:

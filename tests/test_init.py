@@ -8,9 +8,10 @@ import pytest
 import ptyzarr
 
 NAMES = [
-    "Batch", "GroupDataset", "GroupLoader", "GroupingConfig", "IngestConfig", "LoaderConfig",
-    "MemmapDatasetBridge", "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch",
-    "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores", "repair", "verify",
+    "Batch", "GroupDataset", "GroupLoader", "GroupMapDataset", "GroupingConfig", "IngestConfig",
+    "LoaderConfig", "MemmapDatasetBridge", "PtychoDataContainerTorch", "PtyzarrError",
+    "RawDataTorch", "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores",
+    "repair", "verify",
 ]  # fmt: skip
 
 WITHOUT_TORCH = """

@@ -130,3 +130,34 @@ def test_writing_grouped_frames_takes_a_few_blocks(tmp_path):
     imports = "import contextlib; from ptyzarr.cli import main"
     growth = peak_growth(imports, _GROUPS, tmp_path / "scan.zarr", tmp_path / "groups.zarr")
     assert growth < 160 * 1024**2
+
+
+_LOOKUP = """
+groups = GroupMapDataset(
+    ptyzarr.open_store(sys.argv[1]),
+    ptyzarr.GroupingConfig(gridsize=2, n_neighbors=6),
+    ptyzarr.LoaderConfig(memory=sys.argv[2]),
+)
+sampler = RandomSampler(groups, generator=torch.Generator().manual_seed(1), num_samples=2000)
+if sys.argv[3] == "items":
+    loader = DataLoader(groups, batch_size=64, sampler=sampler)
+else:
+    loader = DataLoader(groups, batch_size=None, sampler=BatchSampler(sampler, 64, False))
+assert sum(len(batch["X"]) for batch in loader) == 2000
+assert groups.lookup.projected_memory <= ptyzarr.config.parse_size(sys.argv[2])
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["items", "batches"])
+def test_groups_by_number_stay_within_their_budget(tmp_path, way):
+    """The frames are 200 MiB, and half of that as they are stored."""
+    large_npz(tmp_path / "scan.npz", "float32", False)
+    ingest(tmp_path / "scan.npz", tmp_path / "scan.zarr").close()
+    imports = (
+        "import torch\nfrom torch.utils.data import BatchSampler, DataLoader, RandomSampler\n"
+        "from ptyzarr.tensors import GroupMapDataset"
+    )
+    growth = peak_growth(imports, _LOOKUP, tmp_path / "scan.zarr", "288MiB", way)
+    assert growth < parse_size("288MiB")

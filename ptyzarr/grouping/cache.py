@@ -15,6 +15,7 @@ import math
 import operator
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
@@ -23,6 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
+from ptyzarr.grouping.claims import one_at_a_time
 from ptyzarr.grouping.select import GroupTable, group_table
 from ptyzarr.scan import ScanLike
 
@@ -54,7 +56,8 @@ def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
 
     Files lie in ``.ptyzarr-cache`` beside the store, or in the user's cache (``XDG_CACHE_HOME``,
     ``~/.cache``) where that folder cannot be written or the store is remote. ``seed=None`` means
-    new groups at every call and is never cached.
+    new groups at every call and is never cached. Of several processes that need a table at once
+    one draws it and the others wait for it; see `claims`.
 
     Raises
     ------
@@ -65,21 +68,43 @@ def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
     if key is None:
         return group_table(store, config)
     name = xxhash.xxh3_128_hexdigest(key) + ".groups"
-    folders = _cache_folders(store.path)
-    for folder in folders:
-        table = _read_table(folder / name, key, store.n_frames)
-        if table is not None:
-            return table
-    table = group_table(store, config)
-    content = _encode_table(table, key)
-    for folder in folders:
+    paths = [folder / name for folder in _cache_folders(store.path)]
+    before = [_signature(path) for path in paths]
+    table = _find_table(paths, key, store.n_frames)
+    if table is not None:
+        return table
+    with one_at_a_time(paths, lambda: [_signature(path) for path in paths] != before):
+        table = _find_table(paths, key, store.n_frames)
+        if table is None:
+            table = group_table(store, config)
+            _keep_table(paths, _encode_table(table, key))
+    return table
+
+
+def _find_table(paths: Sequence[Path], key: bytes, n_frames: int) -> GroupTable | None:
+    """Return the first table that can be trusted."""
+    tables = (_read_table(path, key, n_frames) for path in paths)
+    return next((table for table in tables if table is not None), None)
+
+
+def _keep_table(paths: Sequence[Path], content: bytes) -> None:
+    """Write the first of the files that can be written, if any can."""
+    for path in paths:
         try:
-            _write_atomically(folder / name, content)
+            _write_atomically(path, content)
         except OSError as error:
-            logger.info("groups are not cached in %s: %s", folder, error)
+            logger.info("groups are not cached in %s: %s", path.parent, error)
         else:
             break
-    return table
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced, or None where there is none to see."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _table_key(store: StoredScan, config: GroupingConfig) -> bytes | None:

@@ -16,13 +16,14 @@ from typing import Any, Final
 import xxhash
 from numpy.typing import NDArray
 
-from ptyzarr.compiled import available_cores
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.memory import resident_memory
 from ptyzarr.streaming.budget import Demand, plan_memory
 from ptyzarr.streaming.experiments import Experiments, StreamableScan
 from ptyzarr.streaming.pipeline import ChunkPool, Pipeline
+from ptyzarr.streaming.places import STATE_VERSION, read_place
+from ptyzarr.streaming.ranks import check_rank, check_seed, count_threads, fill_rank
 from ptyzarr.streaming.recycling import aligned_bytes
 from ptyzarr.streaming.rehearsal import rehearse
 from ptyzarr.streaming.sampling import SAMPLERS, SampledScan, Share, share_epoch
@@ -31,7 +32,6 @@ from ptyzarr.streaming.stats import LoaderStats, measure_epoch
 from ptyzarr.streaming.window import ChunkPlanner
 
 _DEFAULT: Final = LoaderConfig()
-_STATE_VERSION: Final = 1
 # A load job decodes about this much: enough to make a call worth while, little enough to share.
 _JOB_NBYTES: Final = 2 * 1024**2
 _MAX_JOB_CHUNKS: Final = 64
@@ -81,6 +81,9 @@ class GroupLoader:
     and gathering happen in threads that live only while an iterator does. There is one iterator
     at a time: a second one closes the first, which raises `ConfigError` if it is used again.
 
+    With an initialised `torch.distributed` each rank delivers its part, unless `config` says
+    which; make the loader after ``init_process_group``. Memory and threads are those of one rank.
+
     Parameters
     ----------
     stores
@@ -96,7 +99,8 @@ class GroupLoader:
     Raises
     ------
     ConfigError
-        If the stores do not fit together, or there are too few groups.
+        If the stores do not fit together, there are too few groups, or groups without a seed are
+        wanted on several ranks.
     BudgetError
         If ``config.memory`` is below the minimum, which the message states.
     DeviceError
@@ -116,6 +120,9 @@ class GroupLoader:
         if isinstance(stores, str | os.PathLike):
             raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
         scans = list(stores) if isinstance(stores, Sequence) else [stores]
+        self._is_rank_given = config.rank is not None
+        config = fill_rank(config)
+        check_seed(grouping, config.world_size or 1)
         before = resident_memory()
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()
@@ -148,6 +155,8 @@ class GroupLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self._is_closed:
             raise ConfigError("the loader is closed; make a new one")
+        if not self._is_rank_given:
+            check_rank(self._share)
         self._end_epoch()
         if self._is_started:
             self._epoch, self._next_batch = self._epoch + 1, 0
@@ -187,7 +196,7 @@ class GroupLoader:
         if batch == len(self):
             epoch, batch = epoch + 1, 0
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "epoch": epoch,
             "next_batch": batch,
             "order": self._identity,
@@ -196,37 +205,15 @@ class GroupLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a loader with the same order was.
 
+        At the beginning of an epoch the number of ranks may be another one.
+
         Raises
         ------
         ConfigError
-            If the state is of another version, or of a loader whose order differs.
+            If the state is of another version, of a loader whose order differs, or in the middle
+            of an epoch of another number of ranks.
         """
-        if not isinstance(state, Mapping) or state.get("version") != _STATE_VERSION:
-            found = state.get("version") if isinstance(state, Mapping) else state
-            raise ConfigError(
-                f"the state has version {found!r}; expected what state_dict of version "
-                f"{_STATE_VERSION} gave"
-            )
-        saved = state.get("order")
-        if not isinstance(saved, Mapping):
-            raise ConfigError(f"the state's order is {saved!r}; expected what state_dict gave")
-        differing = [name for name, value in self._identity.items() if saved.get(name) != value]
-        if differing:
-            name = differing[0]
-            raise ConfigError(
-                f"the state is of a loader with another {', '.join(differing)} "
-                f"({name}: {saved.get(name)!r}; here {self._identity[name]!r}); make the loader "
-                "as it was"
-            )
-        epoch, batch = state.get("epoch"), state.get("next_batch")
-        if not (isinstance(epoch, int) and isinstance(batch, int)):
-            raise ConfigError(
-                f"the state is at epoch {epoch!r}, batch {batch!r}; expected integers"
-            )
-        if epoch < 0 or not 0 <= batch < len(self):
-            raise ConfigError(
-                f"the state is at epoch {epoch}, batch {batch}; expected a batch below {len(self)}"
-            )
+        epoch, batch = read_place(state, self._identity, len(self))
         self._end_epoch()
         self._epoch, self._next_batch, self._is_started = epoch, batch, False
 
@@ -408,16 +395,6 @@ class EpochIterator:
         self._is_over = True
         if self._finalizer is not None:
             self._finalizer()
-
-
-def count_threads() -> int:
-    """Return the cores of this process for each rank that runs on the machine, at least 1.
-
-    ``LOCAL_WORLD_SIZE``, which launchers such as torchrun set, is the number of local ranks.
-    """
-    cores = available_cores()
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cores // int(ranks)) if ranks.isdigit() and int(ranks) > 0 else cores
 
 
 def _share(config: LoaderConfig, n_groups: int) -> Share:

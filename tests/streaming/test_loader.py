@@ -17,7 +17,6 @@ from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import BudgetError, ConfigError, DamagedStoreError
 from ptyzarr.grouping import group_coords, group_table, normalization_factor, object_patches
 from ptyzarr.streaming import Batch, GroupLoader
-from ptyzarr.streaming.loader import count_threads
 from ptyzarr.streaming.sampling import SAMPLERS
 
 from .fakes import FakeScan
@@ -561,7 +560,6 @@ def test_one_state_fits_all_ranks():
         pytest.param({"seed": 1}, "seed", id="seed"),
         pytest.param({"shuffle": "full"}, "shuffle", id="shuffle"),
         pytest.param({"batch_size": 8}, "batch_size", id="batch-size"),
-        pytest.param({"rank": 0, "world_size": 2}, "world_size", id="world-size"),
         pytest.param({"scans": FakeScan(seed=5)}, "stores", id="store"),
         pytest.param({"grouping": GroupingConfig(gridsize=2, seed=1)}, "grouping", id="grouping"),
     ],
@@ -605,20 +603,6 @@ def test_a_batch_may_be_larger_than_the_scan():
     (batch,) = make_loader(batch_size=1000)
     assert isinstance(batch, Batch)
     assert len(batch.X) == 200
-
-
-@pytest.mark.parametrize(
-    ("local_ranks", "expected"),
-    [
-        pytest.param("2", 2, id="two"),
-        pytest.param("9", 1, id="many"),
-        pytest.param("", 4, id="none"),
-    ],
-)
-def test_threads_are_shared_among_local_ranks(local_ranks, expected, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", local_ranks)
-    assert count_threads() == expected
 
 
 def test_the_interpreter_exits_with_an_iterator_left_open(tmp_path):
