@@ -439,7 +439,7 @@ def _order_identity(
     """Return, as JSON, everything but the rank that decides which batch holds which groups."""
     identity = {
         "stores": [[scan.digest, scan.layout, scan.tile_frames] for scan in sampled],
-        "grouping": dataclasses.asdict(grouping),
+        "grouping": grouping.deciding_options(),
         # With seed=None the options do not tell which groups were drawn.
         "groups": xxhash.xxh3_64_hexdigest(frames.data),
         "shuffle": config.shuffle,
