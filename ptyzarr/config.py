@@ -32,6 +32,8 @@ _STRATEGY_OPTIONS: dict[str, tuple[str, ...]] = {
     "band": _BANDED,
     "quadrant": _BANDED,
 }  # fmt: skip
+_NEIGHBOR_FUNCTIONS = {"Nearest": "nearest", "Min_dist": "band", "4_quadrant": "quadrant"}
+_UPSTREAM_QUADRANT_PIXELS = 10
 # The picks of one position are counted in 53 bits: (n_neighbors / 4)**4 of them.
 _MOST_QUADRANT_NEIGHBORS = 10_000
 
@@ -272,15 +274,31 @@ class GroupingConfig:
 
     @classmethod
     def from_ptychopinn(cls, config: Any, seed: int | None = 0) -> GroupingConfig:
-        """Return the options of an upstream ``TrainingConfig`` or ``InferenceConfig``.
+        """Return the options of one of upstream's configurations.
 
         Parameters
         ----------
         config
-            Anything with upstream's field names; a field that it lacks keeps our default.
+            A ``TrainingConfig`` or ``InferenceConfig`` of ``ptycho.config``, which give canonical
+            groups, or a ``DataConfig`` of ``ptycho_torch`` (it has a ``neighbor_function``),
+            which gives one of the other strategies; or anything with such field names. A field
+            that it lacks keeps our default.
         seed
-            Seed of the canonical draws (upstream passes it to the call, not the config).
+            Seed of the draws (upstream passes it to the call, or has none).
+
+        Raises
+        ------
+        ConfigError
+            If upstream's value has no counterpart here.
         """
+        if hasattr(config, "neighbor_function"):
+            return cls(seed=seed, **_torch_options(config))
+        if getattr(config, "n_subsample", None) is not None:
+            raise ConfigError(
+                f"n_subsample is {config.n_subsample}: the reference then groups a random part of "
+                "the scan; expected None; take n_samples for fewer groups, or ingest a file with "
+                "these frames alone"
+            )
         model = getattr(config, "model", config)
         return cls(
             gridsize=getattr(model, "gridsize", 1),
@@ -290,6 +308,50 @@ class GroupingConfig:
             sequential_sampling=getattr(config, "sequential_sampling", False),
             enable_oversampling=getattr(config, "enable_oversampling", False),
             neighbor_pool_size=getattr(config, "neighbor_pool_size", None),
+        )
+
+
+def _torch_options(config: Any) -> dict[str, Any]:
+    """Return our options for upstream's ``DataConfig``, without the seed."""
+    function = config.neighbor_function
+    strategy = _NEIGHBOR_FUNCTIONS.get(function)
+    if strategy is None:
+        listed = ", ".join(map(repr, _NEIGHBOR_FUNCTIONS))
+        raise ConfigError(f"neighbor_function is {function!r}; expected one of {listed}")
+    height, width = getattr(config, "grid_size", (2, 2))
+    n_channels = getattr(config, "C", height * width)
+    if height != width or n_channels != height * width:
+        raise ConfigError(
+            f"grid_size is {(height, width)} with C {n_channels}; expected a square grid and C its "
+            "number of cells"
+        )
+    if n_channels == 1:
+        strategy = "nearest"  # upstream asks for the neighbour function afterwards
+    names = {name: name for name in _STRATEGY_OPTIONS[strategy]}
+    names["n_neighbors"] = "K"
+    if strategy == "quadrant":
+        _check_upstream_quadrants(config)
+        names["n_neighbors"] = "K_quadrant"
+    return {
+        "strategy": strategy,
+        "gridsize": height,
+        **{ours: getattr(config, name) for ours, name in names.items() if hasattr(config, name)},
+    }
+
+
+def _check_upstream_quadrants(config: Any) -> None:
+    pattern = getattr(config, "scan_pattern", "Isotropic")
+    if pattern != "Isotropic":
+        raise ConfigError(
+            f"scan_pattern is {pattern!r}: the reference then has quadrants of fixed sizes in "
+            "pixels; expected 'Isotropic'; choose distances, or another strategy"
+        )
+    limit = getattr(config, "max_neighbor_distance", 0)
+    if limit is None or limit > _UPSTREAM_QUADRANT_PIXELS:
+        raise ConfigError(
+            f"max_neighbor_distance is {limit}: the reference ends some of its quadrants at "
+            f"{_UPSTREAM_QUADRANT_PIXELS} pixels; expected at most that, or a GroupingConfig of "
+            "ours, whose quadrants have no such end"
         )
 
 
