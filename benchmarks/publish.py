@@ -22,7 +22,7 @@ from ptyzarr.bench import BenchReport, Row, format_markdown
 from ptyzarr.config import format_size
 
 ROOT = Path(__file__).parent.parent
-PLACES = ("README.md", "docs/performance.md")
+PLACES = ("README.md", "docs/performance.md", "docs/ptychopinn.md")
 PICTURES = {
     "epoch-medium-last.png": "epoch.png",
     "timeline.png": "memory.png",
@@ -222,6 +222,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "disk": table_block("disk-medium"),
     "timeline": table_block("timeline"),
     "device": table_block("device"),
+    "migration": table_block("migration"),
 }
 
 
