@@ -25,8 +25,8 @@ class GroupTable:
     Attributes
     ----------
     nn_indices : (n_groups, C) int32 or int64
-        Acquisition indices of the members in canonical channel order; int32 for groups of several
-        frames without oversampling, as in the reference.
+        Acquisition indices of the members in channel order. Canonical: int32 for groups of several
+        frames without oversampling, as in the reference, else int64. Other strategies: int32.
     seeds : (n_groups,) int64
         The position that each group was drawn for. It need not be a member of its group.
     """
