@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import types
@@ -11,6 +12,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
+import ptyzarr
 from ptyzarr import ptychopinn
 from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ScanNotFoundError
@@ -370,3 +372,29 @@ def test_the_bridge_draws_by_a_config_of_the_torch_loader(small_scan: Path, tmp_
     bridge = MemmapDatasetBridge(small_scan, memmap_dir=tmp_path / "m")
     grouped = bridge.raw_data_torch.draw_grouped_data(grouping)
     assert grouped["X_full"].shape == (140, 16, 16, 4)
+
+
+def test_the_code_of_the_migration_page_runs(
+    make_npz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    text = (Path(__file__).parent.parent / "docs" / "ptychopinn.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    make_npz(tmp_path / "scan.npz", n_frames=1000, N=16, seed=4)
+    changes = [
+        "\n".join(line[1:] for line in block.splitlines() if line.startswith("+"))
+        for block in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+    ]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {
+        "ptyzarr": ptyzarr,
+        "config": SimpleNamespace(model=SimpleNamespace(gridsize=2)),
+        "data_config": SimpleNamespace(neighbor_function="Nearest", n_subsample=7),
+    }
+    for code in (changes[0], blocks[0], changes[1], "stores = bridge.store", blocks[1]):
+        exec(code, names)
+    assert names["container"].X.shape == (1000, 16, 16, 4)
+    assert names["batch"].X.shape[1:] == (16, 16, 4)
+    loader = names["loader"]
+    assert len(loader) == -(-7000 // 64)
+    loader.close()
