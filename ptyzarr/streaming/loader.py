@@ -1,4 +1,4 @@
-"""`GroupLoader`: batches of canonical groups, epoch after epoch, in bounded memory."""
+"""`GroupLoader`: batches of groups, epoch after epoch, in bounded memory."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Batch:
 
 
 class GroupLoader:
-    """Delivers the canonical groups of one or more stores in batches.
+    """Delivers the groups of one or more stores in batches.
 
     Iterating delivers one epoch; iterating again goes on to the next. Reading ahead, decoding
     and gathering happen in threads that live only while an iterator does. There is one iterator
