@@ -119,12 +119,18 @@ def _cache_folders(path: str) -> list[Path]:
 
 def _encode_table(table: GroupTable, key: bytes) -> bytes:
     """Return the file: magic, checksum of all that follows, key line, two npy arrays."""
-    body = io.BytesIO()
-    body.write(key + b"\n")
-    for array in (table.nn_indices, table.seeds):
-        np.lib.format.write_array(body, array, allow_pickle=False)
-    content = body.getvalue()
-    return _MAGIC + xxhash.xxh3_128_digest(content) + content
+    parts: list[Any] = [key + b"\n"]
+    for array in map(np.ascontiguousarray, (table.nn_indices, table.seeds)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, np.lib.format.header_data_from_array_1_0(array)
+        )
+        parts += [header.getvalue(), array.data]
+    content = xxhash.xxh3_128()
+    for part in parts:
+        content.update(part)
+    # Joined once: a table may be a good part of the loader's budget.
+    return b"".join([_MAGIC, content.digest(), *parts])
 
 
 def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:
