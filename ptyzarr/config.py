@@ -293,21 +293,23 @@ class GroupingConfig:
         """
         if hasattr(config, "neighbor_function"):
             return cls(seed=seed, **_torch_options(config))
-        if getattr(config, "n_subsample", None) is not None:
+        model = getattr(config, "model", config)
+        sampling = getattr(config, "sampling", config)  # later versions keep these fields there
+        n_subsample = getattr(sampling, "n_subsample", None)
+        if n_subsample is not None:
             raise ConfigError(
-                f"n_subsample is {config.n_subsample}: the reference then groups a random part of "
+                f"n_subsample is {n_subsample}: the reference then groups a random part of "
                 "the scan; expected None; take n_samples for fewer groups, or ingest a file with "
                 "these frames alone"
             )
-        model = getattr(config, "model", config)
         return cls(
             gridsize=getattr(model, "gridsize", 1),
-            n_neighbors=getattr(config, "neighbor_count", 4),
-            n_samples=getattr(config, "n_groups", None),
+            n_neighbors=getattr(sampling, "neighbor_count", 4),
+            n_samples=getattr(sampling, "n_groups", None),
             seed=seed,
-            sequential_sampling=getattr(config, "sequential_sampling", False),
-            enable_oversampling=getattr(config, "enable_oversampling", False),
-            neighbor_pool_size=getattr(config, "neighbor_pool_size", None),
+            sequential_sampling=getattr(sampling, "sequential_sampling", False),
+            enable_oversampling=getattr(sampling, "enable_oversampling", False),
+            neighbor_pool_size=getattr(sampling, "neighbor_pool_size", None),
         )
 
 
@@ -318,11 +320,12 @@ def _torch_options(config: Any) -> dict[str, Any]:
     if strategy is None:
         listed = ", ".join(map(repr, _NEIGHBOR_FUNCTIONS))
         raise ConfigError(f"neighbor_function is {function!r}; expected one of {listed}")
-    height, width = getattr(config, "grid_size", (2, 2))
-    n_channels = getattr(config, "C", height * width)
-    if height != width or n_channels != height * width:
+    grid = getattr(config, "grid_size", (2, 2))
+    is_pair = isinstance(grid, tuple | list) and len(grid) == 2
+    n_channels = getattr(config, "C", grid[0] * grid[1] if is_pair else None)
+    if not is_pair or grid[0] != grid[1] or n_channels != grid[0] * grid[1]:
         raise ConfigError(
-            f"grid_size is {(height, width)} with C {n_channels}; expected a square grid and C its "
+            f"grid_size is {grid!r} with C {n_channels}; expected a square grid (g, g) and C its "
             "number of cells"
         )
     if n_channels == 1:
@@ -334,7 +337,7 @@ def _torch_options(config: Any) -> dict[str, Any]:
         names["n_neighbors"] = "K_quadrant"
     return {
         "strategy": strategy,
-        "gridsize": height,
+        "gridsize": grid[0],
         **{ours: getattr(config, name) for ours, name in names.items() if hasattr(config, name)},
     }
 

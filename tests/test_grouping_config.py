@@ -145,6 +145,7 @@ def test_the_torch_loaders_fields_become_a_strategy(changes: dict, wanted: Group
     [
         pytest.param({"neighbor_function": "Farthest"}, "'Farthest'", id="function"),
         pytest.param({"grid_size": (2, 3), "C": 6}, "square grid", id="not-square"),
+        pytest.param({"grid_size": 2}, "grid_size is 2", id="no-pair"),
         pytest.param({"C": 1}, "with C 1", id="channels"),
         pytest.param(
             {"neighbor_function": "4_quadrant", "scan_pattern": "Rectangular"},
@@ -174,6 +175,12 @@ def test_training_and_inference_fields_become_canonical_options() -> None:
         gridsize=2, n_neighbors=7, n_samples=512, seed=4, sequential_sampling=True,
         enable_oversampling=True, neighbor_pool_size=9,
     )  # fmt: skip
+    nested = SimpleNamespace(
+        model=config.model, sampling=SimpleNamespace(n_groups=512, neighbor_count=7)
+    )
+    assert GroupingConfig.from_ptychopinn(nested) == GroupingConfig(
+        gridsize=2, n_neighbors=7, n_samples=512
+    )
     assert GroupingConfig.from_ptychopinn(SimpleNamespace()) == GroupingConfig()
     config.n_subsample = 100
     with pytest.raises(ConfigError, match="n_subsample is 100"):
