@@ -22,6 +22,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
     "quick": [
         ("draws", ["--groups", "100000", "--rounds", "3"]),
         ("neighbors", ["--positions", "200000", "--sample", "10000"]),
+        ("strategies", ["--positions", "100000", "--sample", "1000"]),
         ("amplification", ["--frames", "50000"]),
         ("quality", ["--frames", "50000"]),
         ("packing", ["--frames", "100", "--rounds", "3"]),
@@ -41,6 +42,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
     "full": [
         ("draws", []),
         ("neighbors", []),
+        ("strategies", []),
         ("amplification", []),
         ("quality", []),
         ("packing", []),

@@ -188,6 +188,7 @@ def test_run_all_names_scripts_that_are_there(script: Callable[[str], Any]) -> N
     ("name", "arguments"),
     [
         pytest.param("neighbors", ("--positions", 20_000, "--sample", 500), id="neighbors"),
+        pytest.param("strategies", ("--positions", 3_000, "--sample", 50), id="strategies"),
         pytest.param("amplification", ("--frames", 3_000), id="amplification"),
         pytest.param("quality", ("--frames", 8_000), id="quality"),
         pytest.param("start", ("--frames", 500, "--rounds", 1, "--no-first-run"), id="start"),
