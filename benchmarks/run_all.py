@@ -22,6 +22,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
     "quick": [
         ("draws", ["--groups", "100000", "--rounds", "3"]),
         ("neighbors", ["--positions", "200000", "--sample", "10000"]),
+        ("strategies", ["--positions", "100000", "--sample", "1000"]),
         ("amplification", ["--frames", "50000"]),
         ("quality", ["--frames", "50000"]),
         ("packing", ["--frames", "100", "--rounds", "3"]),
@@ -34,6 +35,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("growth", ["--frames", "2000", "10000", "50000", "--memory", "256MiB", "--rounds", "2"]),
         ("several", ["--frames", "20000", "--memory", "256MiB", "--rounds", "2"]),
         ("start", ["--frames", "50000", "--memory", "256MiB", "--rounds", "2"]),
+        ("migration", ["--frames", "2000", "--rounds", "1"]),
         ("device", ["--scan", "small"]),
         ("memory", ["--size", "64MiB", "--memory", "256MiB"]),
         ("reliability", ["--kills", "20", "--tears", "10", "--flips", "500", "--faults", "2"]),
@@ -41,6 +43,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
     "full": [
         ("draws", []),
         ("neighbors", []),
+        ("strategies", []),
         ("amplification", []),
         ("quality", []),
         ("packing", []),
@@ -55,6 +58,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("growth", ["--memory", "1792MiB", "--name", "growth-kept", "--rounds", "2"]),
         ("several", []),
         ("start", []),
+        ("migration", []),
         ("device", ["--scan", "medium"]),
         ("memory", ["--size", "2GiB"]),
         ("reliability", ["--faults", "40"]),

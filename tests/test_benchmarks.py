@@ -149,8 +149,12 @@ def test_blocks_are_rewritten_from_results_and_stay_without(
     page.write_text("x\n<!-- begin claims -->\nold\n<!-- end claims -->\ny\n")
     results = tmp_path / "results"
     script("claims").save(results)
+    for place in script("publish").PLACES[2:]:
+        (tmp_path / place).write_text("no block\n")
     left = script("publish").publish(results, tmp_path)
-    assert left == {"README.md": ["readme-epoch"], "docs/performance.md": []}
+    assert {place: names for place, names in left.items() if names} == {
+        "README.md": ["readme-epoch"]
+    }
     assert "old" in readme.read_text()
     lines = page.read_text().splitlines()
     assert lines[:3] == [
@@ -186,6 +190,7 @@ def test_run_all_names_scripts_that_are_there(script: Callable[[str], Any]) -> N
     ("name", "arguments"),
     [
         pytest.param("neighbors", ("--positions", 20_000, "--sample", 500), id="neighbors"),
+        pytest.param("strategies", ("--positions", 3_000, "--sample", 50), id="strategies"),
         pytest.param("amplification", ("--frames", 3_000), id="amplification"),
         pytest.param("quality", ("--frames", 8_000), id="quality"),
         pytest.param("start", ("--frames", 500, "--rounds", 1, "--no-first-run"), id="start"),
@@ -196,6 +201,7 @@ def test_run_all_names_scripts_that_are_there(script: Callable[[str], Any]) -> N
         ),
         pytest.param("timeline", ("--scan", "small", "--memory", "256MiB"), id="timeline"),
         pytest.param("device", ("--scan", "small"), id="device"),
+        pytest.param("migration", ("--frames", 300, "--rounds", 1), id="migration"),
         pytest.param(
             "growth",
             ("--frames", 500, 1_000, "--memory", "256MiB", "--rounds", 1),

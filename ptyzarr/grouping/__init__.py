@@ -1,4 +1,4 @@
-"""Canonical groups of neighbouring frames and the arrays they make."""
+"""Groups of neighbouring frames, canonical ones first, and the arrays they make."""
 
 from ptyzarr.grouping.cache import cached_group_table
 from ptyzarr.grouping.coords import group_coords, normalization_factor
@@ -6,9 +6,11 @@ from ptyzarr.grouping.grouped import grouped_arrays
 from ptyzarr.grouping.neighbors import neighbors
 from ptyzarr.grouping.patches import object_patches
 from ptyzarr.grouping.rawdata import GroupedData, RawDataTorch
-from ptyzarr.grouping.select import GroupTable, group_table, select_groups
+from ptyzarr.grouping.select import GroupTable, select_groups
+from ptyzarr.grouping.strategies import STRATEGIES, group_table
 
 __all__ = [
+    "STRATEGIES",
     "GroupTable",
     "GroupedData",
     "RawDataTorch",

@@ -7,7 +7,6 @@ drawn again, and a disk that refuses to take one is no error.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import logging
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping.claims import one_at_a_time
-from ptyzarr.grouping.select import GroupTable, group_table
+from ptyzarr.grouping.select import GroupTable
+from ptyzarr.grouping.strategies import group_table
 from ptyzarr.scan import ScanLike
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class StoredScan(ScanLike, Protocol):
 
 
 def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
-    """Return the canonical groups of `store`, from the cache where they were drawn before.
+    """Return the groups of `store`, from the cache where they were drawn before.
 
     Files lie in ``.ptyzarr-cache`` beside the store, or in the user's cache (``XDG_CACHE_HOME``,
     ``~/.cache``) where that folder cannot be written or the store is remote. ``seed=None`` means
@@ -62,7 +62,7 @@ def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
     Raises
     ------
     GroupingError, DtypeError, ShapeError
-        As `select_groups`; never for the cache's sake.
+        As `group_table`; never for the cache's sake.
     """
     key = _table_key(store, config)
     if key is None:
@@ -109,18 +109,22 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
 
 def _table_key(store: StoredScan, config: GroupingConfig) -> bytes | None:
     """Return what decides the groups, or None where nothing can (no usable seed)."""
-    options = dataclasses.asdict(config)
+    options = config.deciding_options()
+    if options["seed"] is None:
+        return None
     try:
-        for name in ("gridsize", "n_neighbors", "seed"):
-            options[name] = operator.index(options[name])
-        for name in ("n_samples", "neighbor_pool_size"):
-            options[name] = None if options[name] is None else operator.index(options[name])
+        plain = {name: _plain(value) for name, value in options.items()}
     except TypeError:
         return None
-    for name in ("sequential_sampling", "enable_oversampling"):
-        options[name] = bool(options[name])
-    key = {"version": _TABLE_VERSION, "digest": store.digest, **options}
+    key = {"version": _TABLE_VERSION, "digest": store.digest, **plain}
     return json.dumps(key, sort_keys=True).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as JSON has it, NumPy's numbers as Python's; raise `TypeError`."""
+    if value is None or isinstance(value, bool | str | tuple):
+        return value
+    return operator.index(value) if hasattr(value, "__index__") else float(value)
 
 
 def _cache_folders(path: str) -> list[Path]:
@@ -140,12 +144,18 @@ def _cache_folders(path: str) -> list[Path]:
 
 def _encode_table(table: GroupTable, key: bytes) -> bytes:
     """Return the file: magic, checksum of all that follows, key line, two npy arrays."""
-    body = io.BytesIO()
-    body.write(key + b"\n")
-    for array in (table.nn_indices, table.seeds):
-        np.lib.format.write_array(body, array, allow_pickle=False)
-    content = body.getvalue()
-    return _MAGIC + xxhash.xxh3_128_digest(content) + content
+    parts: list[Any] = [key + b"\n"]
+    for array in map(np.ascontiguousarray, (table.nn_indices, table.seeds)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, np.lib.format.header_data_from_array_1_0(array)
+        )
+        parts += [header.getvalue(), array.data]
+    content = xxhash.xxh3_128()
+    for part in parts:
+        content.update(part)
+    # Joined once: a table may be a good part of the loader's budget.
+    return b"".join([_MAGIC, content.digest(), *parts])
 
 
 def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:

@@ -1,4 +1,4 @@
-"""`GroupLoader`: batches of canonical groups, epoch after epoch, in bounded memory."""
+"""`GroupLoader`: batches of groups, epoch after epoch, in bounded memory."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Batch:
 
 
 class GroupLoader:
-    """Delivers the canonical groups of one or more stores in batches.
+    """Delivers the groups of one or more stores in batches.
 
     Iterating delivers one epoch; iterating again goes on to the next. Reading ahead, decoding
     and gathering happen in threads that live only while an iterator does. There is one iterator
@@ -416,7 +416,7 @@ def _order_identity(
     """Return, as JSON, everything but the rank that decides which batch holds which groups."""
     identity = {
         "stores": [[scan.digest, scan.layout, scan.tile_frames] for scan in sampled],
-        "grouping": dataclasses.asdict(grouping),
+        "grouping": grouping.deciding_options(),
         # With seed=None the options do not tell which groups were drawn.
         "groups": xxhash.xxh3_64_hexdigest(frames.data),
         "shuffle": config.shuffle,

@@ -638,3 +638,41 @@ def test_many_threads_and_tiny_pools_never_deadlock():
             scans, n_threads=6, batch_size=4, memory=memory + extra * 1024, shuffle="full"
         )
         assert sum(len(batch.X) for batch in loader) == 600
+
+
+@pytest.mark.parametrize("strategy", ["nearest", "band", "quadrant"])
+def test_groups_of_every_strategy_arrive_once_and_as_the_eager_ones(strategy):
+    limits = {} if strategy == "nearest" else {"max_neighbor_distance": 12.0}
+    grouping = GroupingConfig(
+        strategy=strategy, gridsize=2, n_neighbors=12, n_subsample=3, x_bounds=(0.1, 1), **limits
+    )
+    scan = FakeScan()
+    wanted = eager(scan, grouping)
+    with make_loader(scan, grouping, shuffle=False) as loader:
+        batches = list(loader)
+        state = loader.state_dict()
+    for name in ("X", "nn_indices", "coords_nn", "coords_offsets", "coords_relative"):
+        np.testing.assert_array_equal(joined(batches, name), wanted[name], strict=True)
+    with make_loader(scan, grouping, shuffle="window") as loader:
+        shuffled = list(loader)
+    assert sorted(row_bytes(shuffled)) == sorted(row_bytes(batches))
+    other = dataclasses.replace(grouping, x_bounds=(0.2, 1))
+    with (
+        make_loader(scan, other, shuffle=False) as loader,
+        pytest.raises(ConfigError, match="another grouping"),
+    ):
+        loader.load_state_dict(json.loads(json.dumps(state)))
+
+
+def test_states_saved_before_there_were_strategies_still_fit():
+    with make_loader() as loader:
+        order = loader.state_dict()["order"]
+    assert order["grouping"] == {
+        "gridsize": 2,
+        "n_neighbors": 6,
+        "n_samples": None,
+        "seed": 0,
+        "sequential_sampling": False,
+        "enable_oversampling": False,
+        "neighbor_pool_size": None,
+    }
