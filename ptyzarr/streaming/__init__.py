@@ -5,6 +5,7 @@ from ptyzarr.streaming.gather import copy_frames, gather_frames
 from ptyzarr.streaming.loader import Batch, GroupLoader, count_threads
 from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
 from ptyzarr.streaming.recycling import aligned_bytes
+from ptyzarr.streaming.selection import Groups
 from ptyzarr.streaming.sinks import (
     BatchShape,
     Fields,
@@ -21,6 +22,7 @@ __all__ = [
     "BatchShape",
     "Fields",
     "GroupLoader",
+    "Groups",
     "HostSink",
     "NumpySink",
     "PackedFrames",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
@@ -15,6 +16,7 @@ from ptyzarr.scan import ChunkReader, Quantity, ScanLike
 from ptyzarr.streaming.decoder import FrameDecoder
 from ptyzarr.streaming.packing import PackedFrames
 from ptyzarr.streaming.sampling import SampledScan
+from ptyzarr.streaming.selection import Groups, selected_groups, split_selection
 from ptyzarr.streaming.sinks import Fields, PatchPiece, Piece
 from ptyzarr.streaming.window import FrameMap
 
@@ -77,6 +79,8 @@ class Experiments:
         Applied to each scan alone.
     scale
         Factors to use instead of the canonical ones: one for all scans or one for each.
+    groups
+        Which canonical groups are delivered; the factors stay those of all of them.
 
     Attributes
     ----------
@@ -88,11 +92,13 @@ class Experiments:
         Factor by which X of each scan is multiplied.
     probe : (n_scans, [mode,] N, N) complex64
         Probes; with modes if any scan has them, missing modes zero.
+    selection
+        A hash of the groups selected from each scan, or None, where it is all of them.
 
     Raises
     ------
     ConfigError
-        If the scans do not fit together or `scale` does not fit them.
+        If the scans do not fit together, or `scale` or `groups` does not fit them.
     GroupingError
         As `generate_grouped_data` raises it.
     """
@@ -102,6 +108,7 @@ class Experiments:
         scans: Sequence[StreamableScan],
         grouping: GroupingConfig,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
     ) -> None:
         self.scans = list(scans)
         self.frame_size = _common_frame_size(self.scans)
@@ -109,16 +116,8 @@ class Experiments:
         self.probe = _stack_probes(self.scans)
         self.decoder = FrameDecoder(self.scans, self.frame_size)
         scales = _given_scales(scale, len(self.scans))
-        tables = [cached_group_table(scan, grouping) for scan in self.scans]
-        if scales is None:
-            scales = np.array(
-                [
-                    normalization_factor(scan.frame_power, table.nn_indices, self.frame_size)
-                    for scan, table in zip(self.scans, tables, strict=True)
-                ],
-                np.float32,
-            )
-        self.scales = scales
+        self.scales = np.full(len(self.scans), np.nan, np.float32) if scales is None else scales
+        tables = self._draw(grouping, groups, has_scales=scales is not None)
         self._seeds = [table.seeds for table in tables]
         self.frame_map = self._map_frames(tables)
         self._positions = [np.asarray(scan.positions) for scan in self.scans]
@@ -271,6 +270,26 @@ class Experiments:
         experiment = np.searchsorted(self.frame_map.group_starts, groups, side="right") - 1
         for number in np.unique(experiment).tolist():
             yield number, np.flatnonzero(experiment == number)
+
+    def _draw(
+        self, grouping: GroupingConfig, groups: Groups, *, has_scales: bool
+    ) -> list[GroupTable]:
+        """Return the groups that are delivered; set the canonical factors and the selection."""
+        tables, selection = [], []
+        for number, chosen in enumerate(split_selection(groups, self.n_scans)):
+            scan = self.scans[number]
+            table = cached_group_table(scan, grouping)
+            if not has_scales:
+                factor = normalization_factor(scan.frame_power, table.nn_indices, self.frame_size)
+                self.scales[number] = factor
+            numbers = selected_groups(chosen, table.n_groups, scan.path)
+            if numbers is not None:
+                # At once, so that whole tables of several scans are never in memory together.
+                table = GroupTable(table.nn_indices[numbers], table.seeds[numbers])
+            tables.append(table)
+            selection.append(None if numbers is None else xxhash.xxh3_64_hexdigest(numbers.data))
+        self.selection = selection if any(selection) else None
+        return tables
 
     def _map_frames(self, tables: Sequence[GroupTable]) -> FrameMap:
         lengths = [scan.n_frames for scan in self.scans]

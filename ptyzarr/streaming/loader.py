@@ -26,6 +26,7 @@ from ptyzarr.streaming.pipeline import ChunkPool, Pipeline
 from ptyzarr.streaming.recycling import aligned_bytes
 from ptyzarr.streaming.rehearsal import rehearse
 from ptyzarr.streaming.sampling import SAMPLERS, SampledScan, Share, share_epoch
+from ptyzarr.streaming.selection import Groups
 from ptyzarr.streaming.sinks import BatchShape, Sink, make_sink
 from ptyzarr.streaming.stats import LoaderStats, measure_epoch
 from ptyzarr.streaming.window import ChunkPlanner
@@ -92,6 +93,10 @@ class GroupLoader:
     scale
         Factors by which X is multiplied instead of the canonical normalisation over each store's
         whole selection: one, or one for each store.
+    groups
+        Which canonical groups are delivered: for one store their numbers or a boolean mask, for
+        several one of these, or None, for each store. None is all. X keeps the factor of the
+        whole selection, so that parts of a scan fit together.
 
     Raises
     ------
@@ -112,6 +117,7 @@ class GroupLoader:
         config: LoaderConfig = _DEFAULT,
         *,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
     ) -> None:
         if isinstance(stores, str | os.PathLike):
             raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
@@ -119,11 +125,12 @@ class GroupLoader:
         before = resident_memory()
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()
-        self._experiments = Experiments(scans, grouping, scale)
+        self._experiments = Experiments(scans, grouping, scale, groups)
         self._share = _share(config, self._experiments.n_groups)
         sampled = self._experiments.sampled()
         frames = self._experiments.frame_map.frames
         self._identity = _order_identity(sampled, frames, grouping, config)
+        self._identity["selection"] = self._experiments.selection
         self._sampler = SAMPLERS[config.shuffle](sampled, config.seed)
         max_kept = self._n_threads + 2
         self._sink: Sink = make_sink(config, self._batch_shape(max_kept))
@@ -242,7 +249,7 @@ class GroupLoader:
 
     @property
     def n_groups(self) -> int:
-        """Groups of all stores, before ranks take their parts."""
+        """Groups that are delivered of all stores, before ranks take their parts."""
         return self._experiments.n_groups
 
     @property

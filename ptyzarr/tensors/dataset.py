@@ -11,7 +11,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
-from ptyzarr.streaming import Batch, GroupLoader, StreamableScan, count_threads
+from ptyzarr.streaming import Batch, GroupLoader, Groups, StreamableScan, count_threads
 
 _DEFAULT: Final = LoaderConfig()
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Batch))
@@ -39,7 +39,7 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
 
     Parameters
     ----------
-    stores, grouping, config, scale
+    stores, grouping, config, scale, groups
         As for `GroupLoader`; stores must be picklable where there are workers.
     """
 
@@ -50,9 +50,11 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         config: LoaderConfig = _DEFAULT,
         *,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
     ) -> None:
         super().__init__()
         self._stores, self._grouping, self._config, self._scale = stores, grouping, config, scale
+        self._groups = groups
         self._state: dict[str, Any] | None = None
         self._epoch: int | None = None
         self._loader: GroupLoader | None = None
@@ -99,7 +101,9 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
             self._state, self._epoch = self._loader.state_dict(), None
             self._loader = None
         if self._loader is None:
-            self._loader = GroupLoader(self._stores, self._grouping, config, scale=self._scale)
+            self._loader = GroupLoader(
+                self._stores, self._grouping, config, scale=self._scale, groups=self._groups
+            )
             if self._state is not None:
                 self._loader.load_state_dict(self._state)
             if self._epoch is not None:
