@@ -18,7 +18,7 @@ from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
-    from ptyzarr.grouping import RawDataTorch, neighbors
+    from ptyzarr.grouping import RawDataTorch, neighbors, split_groups, split_scans
     from ptyzarr.ingestion import export, ingest, repair, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
@@ -44,6 +44,8 @@ __all__ = [
     "open_store",
     "open_stores",
     "repair",
+    "split_groups",
+    "split_scans",
     "verify",
 ]
 
@@ -64,6 +66,8 @@ _HOMES = {
     "open_store": "store",
     "open_stores": "store",
     "repair": "ingestion",
+    "split_groups": "grouping",
+    "split_scans": "grouping",
     "verify": "ingestion",
 }
 

@@ -7,8 +7,15 @@ from ptyzarr.grouping.neighbors import neighbors
 from ptyzarr.grouping.patches import object_patches
 from ptyzarr.grouping.rawdata import GroupedData, RawDataTorch
 from ptyzarr.grouping.select import GroupTable, group_table, select_groups
+from ptyzarr.grouping.split import (
+    GroupSplit,
+    illumination_diameter,
+    split_groups,
+    split_scans,
+)
 
 __all__ = [
+    "GroupSplit",
     "GroupTable",
     "GroupedData",
     "RawDataTorch",
@@ -16,8 +23,11 @@ __all__ = [
     "group_coords",
     "group_table",
     "grouped_arrays",
+    "illumination_diameter",
     "neighbors",
     "normalization_factor",
     "object_patches",
     "select_groups",
+    "split_groups",
+    "split_scans",
 ]
