@@ -18,6 +18,7 @@ from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
+    from ptyzarr.datamodule import GroupDataModule as GroupDataModule
     from ptyzarr.grouping import RawDataTorch, neighbors, split_groups, split_scans
     from ptyzarr.ingestion import export, ingest, repair, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ptyzarr.tensors import GroupDataset as GroupDataset
     from ptyzarr.tensors import PtychoDataContainerTorch as PtychoDataContainerTorch
 
-# The names that need torch are not listed: ``import *`` must work without it.
+# The names that need torch or Lightning are not listed: ``import *`` must work without it.
 __all__ = [
     "Batch",
     "GroupLoader",
@@ -52,8 +53,11 @@ __all__ = [
 # Rooms are loaded when a name of theirs is asked for: importing them takes a second or two, in
 # which the command line must already be able to answer an interrupt.
 _ROOMS = ("grouping", "ingestion", "ptychopinn", "sources", "store", "streaming", "tensors")
+# What the names of a home need beside the package, and the extra that installs it.
+_EXTRAS = {"datamodule": ("Lightning", "lightning"), "tensors": ("torch", "torch")}
 _HOMES = {
     "Batch": "streaming",
+    "GroupDataModule": "datamodule",
     "GroupDataset": "tensors",
     "GroupLoader": "streaming",
     "MemmapDatasetBridge": "ptychopinn",
@@ -81,10 +85,11 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"ptyzarr.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        if _HOMES[name] != "tensors":
+        package, extra = _EXTRAS.get(_HOMES[name], ("", ""))
+        if not extra:
             raise
         raise DeviceError(
-            f"{name} needs torch, and {error.name} is not installed; install 'ptyzarr[torch]'"
+            f"{name} needs {package}, and {error.name} is not installed; install 'ptyzarr[{extra}]'"
         ) from error
 
 

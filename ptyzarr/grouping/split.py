@@ -114,7 +114,7 @@ def split_groups(
     store
         The scan; its frames are not read.
     grouping
-        Which groups are drawn.
+        Which groups are drawn; its seed must be given.
     validation
         Share of the frames that the regions take, above 0 and below 1.
     guard
@@ -134,12 +134,17 @@ def split_groups(
     Raises
     ------
     ConfigError
-        If an option is out of range, there is no group left for training or validation, or the
-        default guard drops more than half of all groups.
+        If an option is out of range, the grouping has no seed, there is no group left for training
+        or validation, or the default guard drops more than half of all groups.
     GroupingError
         As `generate_grouped_data` raises it.
     """
     options = _Options(validation, guard, seed, n_regions)
+    if grouping.seed is None:
+        raise ConfigError(
+            "the seed of the grouping is None, which draws other groups at every call; expected a "
+            "number, so that those of the split are those that a loader delivers"
+        )
     table = cached_group_table(store, grouping)
     width = illumination_diameter(store.probe_guess) if guard is None else float(guard)
     is_validation = _hold_out(store, options)

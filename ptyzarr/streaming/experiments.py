@@ -275,6 +275,11 @@ class Experiments:
         self, grouping: GroupingConfig, groups: Groups, *, has_scales: bool
     ) -> list[GroupTable]:
         """Return the groups that are delivered; set the canonical factors and the selection."""
+        if groups is not None and grouping.seed is None:
+            raise ConfigError(
+                "groups are selected and the seed of the grouping is None, which draws others at "
+                "every call; expected a number"
+            )
         tables, selection = [], []
         for number, chosen in enumerate(split_selection(groups, self.n_scans)):
             scan = self.scans[number]

@@ -198,6 +198,11 @@ def test_what_cannot_be_split_is_refused(options, message):
     assert caught.value.code == "config"
 
 
+def test_groups_that_are_drawn_anew_each_time_cannot_be_split():
+    with pytest.raises(ConfigError, match=r"seed of the grouping is None.*expected a number"):
+        split_groups(make(), GroupingConfig(seed=None), guard=0.0)
+
+
 def test_no_whole_group_in_the_regions_is_an_error():
     with pytest.raises(ConfigError, match=r"0 for validation of 200.*some of both"):
         split_groups(make(), PAIRS, guard=0, validation=0.01)

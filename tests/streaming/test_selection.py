@@ -175,3 +175,9 @@ def test_a_bad_selection_is_refused(groups, message):
 def test_several_stores_need_a_selection_each(groups, message):
     with pytest.raises(ConfigError, match=message):
         load([FakeScan(60, seed=1), FakeScan(60, seed=2)], groups)
+
+
+def test_groups_that_are_drawn_anew_each_time_cannot_be_selected():
+    unseeded = dataclasses.replace(PAIRS, seed=None)
+    with pytest.raises(ConfigError, match=r"groups are selected and the seed .* is None"):
+        load(FakeScan(), [0], unseeded)
