@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ptyzarr.streaming import Batch, GroupLoader
     from ptyzarr.tensors import GroupDataset as GroupDataset
     from ptyzarr.tensors import PtychoDataContainerTorch as PtychoDataContainerTorch
+    from ptyzarr.tensors import as_tensordict as as_tensordict
 
 # The names that need torch or Lightning are not listed: ``import *`` must work without it.
 __all__ = [
@@ -64,6 +65,7 @@ _HOMES = {
     "PtychoDataContainerTorch": "tensors",
     "RawDataTorch": "grouping",
     "ScanStore": "store",
+    "as_tensordict": "tensors",
     "export": "ingestion",
     "ingest": "ingestion",
     "neighbors": "grouping",

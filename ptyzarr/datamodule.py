@@ -19,7 +19,7 @@ from ptyzarr.errors import ConfigError
 from ptyzarr.grouping import GroupSplit, cached_group_table, split_groups
 from ptyzarr.store import ScanStore, open_store
 from ptyzarr.streaming import GroupLoader, Groups, count_threads
-from ptyzarr.tensors import GroupDataset
+from ptyzarr.tensors import Form, GroupDataset
 
 Source = str | os.PathLike[str] | ScanStore
 """A store or where it lies."""
@@ -126,6 +126,8 @@ class GroupDataModule(LightningDataModule):
     test_stores
         What `Trainer.test` and `Trainer.predict` run on; prediction without any takes all groups
         of `stores`.
+    form
+        What a batch is, as for `GroupDataset`.
 
     Raises
     ------
@@ -146,6 +148,7 @@ class GroupDataModule(LightningDataModule):
         seed: int = 0,
         n_regions: int = 1,
         test_stores: Source | Sequence[Source] | None = None,
+        form: Form = "dict",
     ) -> None:
         super().__init__()
         if validation_stores is not None and validation not in {None, _VALIDATION}:
@@ -158,7 +161,7 @@ class GroupDataModule(LightningDataModule):
                 "the seed of the grouping is None; expected a number: ranks, and parts for "
                 "training and validation, must agree on the groups"
             )
-        self._grouping, self._config = grouping, config
+        self._grouping, self._config, self._form = grouping, config, form
         self._sources = _as_list(stores)
         self._validation_sources = _as_list(validation_stores)
         self._test_sources = _as_list(test_stores)
@@ -263,7 +266,8 @@ class GroupDataModule(LightningDataModule):
             config = dataclasses.replace(config, memory=memory)
         if not is_training:
             config = dataclasses.replace(config, shuffle=False, drop_last=False)
-        return EpochBatches(GroupDataset(stores, self._grouping, config, groups=groups))
+        dataset = GroupDataset(stores, self._grouping, config, groups=groups, form=self._form)
+        return EpochBatches(dataset)
 
     def _config_here(self) -> LoaderConfig:
         """Return the options with what the trainer decides: rank, device, share of the cores."""

@@ -10,8 +10,8 @@ import ptyzarr
 NAMES = [
     "Batch", "GroupDataModule", "GroupDataset", "GroupLoader", "GroupingConfig", "IngestConfig",
     "LoaderConfig", "MemmapDatasetBridge", "PtychoDataContainerTorch", "PtyzarrError",
-    "RawDataTorch", "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores",
-    "repair", "split_groups", "split_scans", "verify",
+    "RawDataTorch", "ScanStore", "as_tensordict", "export", "ingest", "neighbors", "open_store",
+    "open_stores", "repair", "split_groups", "split_scans", "verify",
 ]  # fmt: skip
 
 WITHOUT_LIGHTNING = """

@@ -14,6 +14,7 @@ from ptyzarr.errors import ConfigError
 from ptyzarr.grouping import GroupTable, cached_group_table, group_coords, normalization_factor
 from ptyzarr.scan import ChunkReader, Quantity, ScanLike
 from ptyzarr.streaming.decoder import FrameDecoder
+from ptyzarr.streaming.details import Details, coords_dtypes
 from ptyzarr.streaming.packing import PackedFrames
 from ptyzarr.streaming.sampling import SampledScan
 from ptyzarr.streaming.selection import Groups, selected_groups, split_selection
@@ -81,6 +82,8 @@ class Experiments:
         Factors to use instead of the canonical ones: one for all scans or one for each.
     groups
         Which canonical groups are delivered; the factors stay those of all of them.
+    details
+        Whether batches carry the seeds of the groups and their start positions.
 
     Attributes
     ----------
@@ -109,6 +112,8 @@ class Experiments:
         grouping: GroupingConfig,
         scale: float | Sequence[float] | None = None,
         groups: Groups = None,
+        *,
+        details: bool = False,
     ) -> None:
         self.scans = list(scans)
         self.frame_size = _common_frame_size(self.scans)
@@ -121,14 +126,11 @@ class Experiments:
         self._seeds = [table.seeds for table in tables]
         self.frame_map = self._map_frames(tables)
         self._positions = [np.asarray(scan.positions) for scan in self.scans]
-        # One dtype for all batches, whichever scans a batch happens to mix.
-        exact: Any = np.result_type(*self._positions)
-        mean = exact if exact.kind == "f" else np.dtype(np.float64)
+        self._details = Details(self.scans, self._seeds, self._positions) if details else None
         self._dtypes = {
             "nn_indices": np.result_type(*(table.nn_indices.dtype for table in tables)),
-            "coords_nn": exact,
-            "coords_offsets": mean,
-            "coords_relative": mean,
+            **coords_dtypes("coords", self._positions),
+            **({} if self._details is None else self._details.dtypes),
         }
 
     @property
@@ -146,6 +148,7 @@ class Experiments:
         """Memory that grows with frames and groups: tables, positions, what the scans keep."""
         fm = self.frame_map
         kept = sum(p.nbytes for p in self._positions) + fm.rows.nbytes + fm.frames.nbytes
+        kept += 0 if self._details is None else self._details.nbytes
         # frame_index, its inverse and frame_power, 8 bytes each, are kept by a store.
         return int(kept + 24 * fm.rows.size)
 
@@ -212,7 +215,8 @@ class Experiments:
         -------
         dict
             ``nn_indices`` (B, C), ``coords_nn`` and ``coords_relative`` (B, 1, 2, C),
-            ``coords_offsets`` (B, 1, 2, 1), ``scale`` (B,) float32, ``experiment_id`` (B,) int32.
+            ``coords_offsets`` (B, 1, 2, 1), ``scale`` (B,) float32, ``experiment_id`` (B,) int32;
+            with details ``seed_indices`` (B,) int64 and ``coords_start_*`` like ``coords_*``.
         """
         if self.n_scans == 1:
             fields, experiment = self._describe_scan(0, groups), np.zeros(len(groups), np.int32)
@@ -240,12 +244,16 @@ class Experiments:
     def _describe_scan(self, number: int, groups: NDArray[np.int64]) -> Fields:
         frames = self.frame_map.frames[groups]
         nn, offsets, relative = group_coords(self._positions[number], frames)
-        return {
+        fields = {
             "nn_indices": frames.astype(self._dtypes["nn_indices"], copy=False),
             "coords_nn": nn,
             "coords_offsets": offsets,
             "coords_relative": relative,
         }
+        if self._details is not None:
+            first = self.frame_map.group_starts[number]
+            fields |= self._details.describe(number, groups - first, frames)
+        return fields
 
     def _merge(
         self, n_groups: int, parts: Sequence[tuple[int, Any, Fields]]

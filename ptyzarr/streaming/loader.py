@@ -62,6 +62,12 @@ class Batch:
         Which of the loader's stores each group is from.
     probe : (n_stores, [mode,] N, N) complex64
         Probes, to be indexed by `experiment_id`; the same object in every batch.
+    seed_indices : (B,) int64, or None
+        Acquisition index of the position that each group was drawn for, with ``details=True``; it
+        need not be a member.
+    coords_start_offsets, coords_start_relative, coords_start_nn
+        Like `coords_offsets`, `coords_relative` and `coords_nn`, of the start positions, with
+        ``details=True``; of the positions for a scan without start positions.
     """
 
     X: Any
@@ -73,6 +79,10 @@ class Batch:
     scale: Any
     experiment_id: Any
     probe: Any
+    seed_indices: Any = None
+    coords_start_offsets: Any = None
+    coords_start_relative: Any = None
+    coords_start_nn: Any = None
 
 
 class GroupLoader:
@@ -125,7 +135,7 @@ class GroupLoader:
         before = resident_memory()
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()
-        self._experiments = Experiments(scans, grouping, scale, groups)
+        self._experiments = Experiments(scans, grouping, scale, groups, details=config.details)
         self._share = _share(config, self._experiments.n_groups)
         sampled = self._experiments.sampled()
         frames = self._experiments.frame_map.frames
@@ -339,6 +349,7 @@ class GroupLoader:
             group_size=experiments.group_size,
             stored_dtypes=experiments.decoder.stored_dtypes,
             has_patches=self._config.patches and experiments.has_patches(),
+            has_details=self._config.details,
             max_kept=max_kept,
         )
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.streaming import Batch, GroupLoader, Groups, StreamableScan, count_threads
+from ptyzarr.tensors.tensordict import as_tensordict
 
 _DEFAULT: Final = LoaderConfig()
+Form = Literal["dict", "tensordict"]
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Batch))
 
 
@@ -26,12 +28,13 @@ class Part:
     stop: int
 
 
-class GroupDataset(IterableDataset[dict[str, Any]]):
+class GroupDataset(IterableDataset[Any]):
     """Batches of canonical groups for ``DataLoader(dataset, batch_size=None)``.
 
-    Every item is a whole batch: the fields of `Batch` in a dict. ``num_workers=0`` is the fast
-    way, because the loader reads ahead in threads. Worker processes (start method ``spawn``)
-    deliver the same batches, each a run of consecutive ones, and each within ``config.memory``.
+    Every item is a whole batch: the fields of `Batch` in a dict, or a `GroupItem`, the 3-tuple of
+    PtychoPINN's TensorDict loaders. ``num_workers=0`` is the fast way, because the loader reads
+    ahead in threads. Worker processes (start method ``spawn``) deliver the same batches, each a
+    run of consecutive ones, and each within ``config.memory``.
 
     Iterating again goes on to the next epoch. Workers that are started for each epoch begin
     where the dataset is in the main process, so call `set_epoch` before each epoch; workers that
@@ -41,6 +44,14 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
     ----------
     stores, grouping, config, scale, groups
         As for `GroupLoader`; stores must be picklable where there are workers.
+    form
+        ``"dict"`` or ``"tensordict"``, which needs ``channels="first"`` and the extra
+        ``tensordict``, and asks for details by itself.
+
+    Raises
+    ------
+    ConfigError
+        If `config` does not fit `form`.
     """
 
     def __init__(
@@ -51,8 +62,11 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         *,
         scale: float | Sequence[float] | None = None,
         groups: Groups = None,
+        form: Form = "dict",
     ) -> None:
         super().__init__()
+        config = _config_for(form, config)
+        self._as_item = FORMS[form]
         self._stores, self._grouping, self._config, self._scale = stores, grouping, config, scale
         self._groups = groups
         self._state: dict[str, Any] | None = None
@@ -65,16 +79,16 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         """Return the number of batches in an epoch, whatever the number of workers."""
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         if get_worker_info() is None:
-            yield from map(_as_dict, self.loader)
+            yield from map(self._as_item, self.loader)
             return
         loader = self.loader
         if n_batches := self._begin_part(loader):
             for batch in islice(loader, n_batches):
                 if self._part is not None:
                     self._part = dataclasses.replace(self._part, first=self._part.first + 1)
-                yield _as_dict(batch)
+                yield self._as_item(batch)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the loader, and take its place in the epoch along."""
@@ -176,6 +190,26 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
 
 def _as_dict(batch: Batch) -> dict[str, Any]:
     return {name: getattr(batch, name) for name in _FIELDS}
+
+
+FORMS: Final[Mapping[Form, Callable[[Batch], Any]]] = {
+    "dict": _as_dict,
+    "tensordict": as_tensordict,
+}
+
+
+def _config_for(form: Form, config: LoaderConfig) -> LoaderConfig:
+    """Return the options of a loader whose batches can take a form."""
+    if form not in FORMS:
+        raise ConfigError(f"form is {form!r}; expected one of {', '.join(map(repr, FORMS))}")
+    if form == "dict":
+        return config
+    if config.channels != "first" or config.device == "numpy":
+        raise ConfigError(
+            f"channels is {config.channels!r} and device {config.device!r} for a TensorDict; "
+            "expected channels 'first' and a torch device"
+        )
+    return dataclasses.replace(config, details=True)
 
 
 def _split_epoch(epoch: int, first: int, stop: int) -> Part:
