@@ -31,18 +31,19 @@ class Recorder(LightningModule):
         self.batches: dict[str, list[Any]] = {"train": [], "val": [], "test": [], "predict": []}
         self.folder = folder
 
-    def training_step(self, batch: dict[str, Any]) -> torch.Tensor:
+    def training_step(self, batch: Any) -> torch.Tensor:
         self._note("train", batch)
-        loss: torch.Tensor = self.layer(batch["X"].mean().reshape(1, 1)).square().sum()
+        x = batch["X"] if isinstance(batch, dict) else batch.fields["images"]
+        loss: torch.Tensor = self.layer(x.mean().reshape(1, 1)).square().sum()
         return loss
 
-    def validation_step(self, batch: dict[str, Any]) -> None:
+    def validation_step(self, batch: Any) -> None:
         self._note("val", batch)
 
-    def test_step(self, batch: dict[str, Any]) -> None:
+    def test_step(self, batch: Any) -> None:
         self._note("test", batch)
 
-    def predict_step(self, batch: dict[str, Any]) -> int:
+    def predict_step(self, batch: Any) -> int:
         self._note("predict", batch)
         return len(batch["nn_indices"])
 
@@ -54,6 +55,7 @@ class Recorder(LightningModule):
             path = self.folder / f"rank{self.global_rank}.json"
             path.write_text(json.dumps(self.batches))
 
-    def _note(self, stage: str, batch: dict[str, Any]) -> None:
+    def _note(self, stage: str, batch: Any) -> None:
+        fields = batch if isinstance(batch, dict) else batch.fields
         if not self.trainer.sanity_checking:
-            self.batches[stage].append((self.current_epoch, batch["nn_indices"].tolist()))
+            self.batches[stage].append((self.current_epoch, fields["nn_indices"].tolist()))

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from recording import Recorder
 
 import ptyzarr
@@ -120,6 +120,7 @@ class StopAfter(Callback):
     [
         pytest.param(0, 2, id="first-epoch"),
         pytest.param(1, 3, id="second-epoch"),
+        pytest.param(1, None, id="last-batch"),
     ],
 )
 def test_a_checkpoint_in_the_middle_of_an_epoch_gives_the_batches_that_were_left(
@@ -127,6 +128,8 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_gives_the_batches_that_were_left
 ):
     data = GroupDataModule(store, GROUPING, CONFIG, **SPLIT)
     whole = fit(tmp_path, data, max_epochs=3).batches["train"]
+    if n_batches is None:
+        n_batches = len([entry for entry in whole if entry[0] == epoch])
     path = tmp_path / "middle.ckpt"
     stopped = fit(
         tmp_path, data, max_epochs=3, callbacks=[StopAfter(path, epoch, n_batches)]
@@ -153,6 +156,28 @@ def test_a_checkpoint_at_the_end_of_an_epoch_goes_on_with_the_next(tmp_path, sto
     whole = fit(tmp_path, data, max_epochs=3, callbacks=[SaveEachEpoch(tmp_path)]).batches["train"]
     resumed = fit(tmp_path, data, max_epochs=3, ckpt_path=tmp_path / "1.ckpt").batches["train"]
     assert resumed == [entry for entry in whole if entry[0] == 2]
+
+
+# The run that goes on saves where the first one did.
+@pytest.mark.filterwarnings(r"ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_goes_on_from_lightnings_own_checkpoint(tmp_path, store):
+    data = GroupDataModule(store, GROUPING, CONFIG, **SPLIT)
+    whole = fit(tmp_path, data, max_epochs=3).batches["train"]
+    # Saved after validation, before the epoch counts as done.
+    saver = ModelCheckpoint(tmp_path / "saved", save_last=True)
+    options = {"enable_checkpointing": True, "callbacks": [saver]}
+    first = fit(tmp_path, data, max_epochs=2, **options).batches["train"]
+    options["ckpt_path"] = saver.last_model_path
+    rest = fit(tmp_path, data, max_epochs=3, **options).batches["train"]
+    assert first + rest == whole
+
+
+def test_batches_may_be_tensordicts(tmp_path, store):
+    config = dataclasses.replace(CONFIG, channels="first")
+    data = GroupDataModule(store, GROUPING, config, form="tensordict", **SPLIT)
+    model = fit(tmp_path, data, max_epochs=1)
+    split = ptyzarr.split_groups(store, GROUPING, **SPLIT)
+    assert groups_by_epoch(model.batches["train"])[0] == plain(store, 1, split.training)[0]
 
 
 def test_a_checkpoint_of_other_data_is_refused(tmp_path, store):
