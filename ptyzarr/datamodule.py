@@ -29,6 +29,8 @@ _VALIDATION: Final = 0.1
 # Of the memory, where training and validation share it. The validation loader reads a region of
 # the scan, or scans that are read once an epoch: it gains less from a large pool.
 _VALIDATION_SHARE: Final = 4
+# A thread takes some MiB whatever it does; many of them would leave a small share no pool.
+_NBYTES_PER_THREAD: Final = 64 * 1024**2
 
 
 class EpochBatches:
@@ -115,7 +117,8 @@ class GroupDataModule(LightningDataModule):
     config
         How they are delivered; `rank` and `world_size` are left to the trainer. ``"cuda"`` is
         the trainer's device. While fitting, validation has a quarter of `memory` and training
-        the rest; whatever is alone has all. The memory is that of a rank.
+        the rest, and validation at most a thread for 64 MiB; whatever is alone has all. The memory
+        is that of a rank.
     validation
         Share of each store's frames in regions that are held out for validation by
         `split_groups`; None for no validation.
@@ -151,7 +154,8 @@ class GroupDataModule(LightningDataModule):
         form: Form = "dict",
     ) -> None:
         super().__init__()
-        if validation_stores is not None and validation not in {None, _VALIDATION}:
+        is_given = validation is not None and validation != _VALIDATION
+        if validation_stores is not None and is_given:
             raise ConfigError(
                 f"validation is {validation!r} and there are validation_stores; expected one of "
                 "them: a share of each store, or whole scans"
@@ -162,9 +166,9 @@ class GroupDataModule(LightningDataModule):
                 "training and validation, must agree on the groups"
             )
         self._grouping, self._config, self._form = grouping, config, form
-        self._sources = _as_list(stores)
-        self._validation_sources = _as_list(validation_stores)
-        self._test_sources = _as_list(test_stores)
+        self._sources = _as_list("stores", stores)
+        self._validation_sources = _as_list("validation_stores", validation_stores)
+        self._test_sources = _as_list("test_stores", test_stores)
         self._share = None if validation_stores is not None else validation
         self._split_options = {"guard": guard, "seed": seed, "n_regions": n_regions}
         self._opened: list[ScanStore] = []
@@ -262,10 +266,14 @@ class GroupDataModule(LightningDataModule):
     ) -> EpochBatches:
         """Return the batches of some groups as this rank delivers them."""
         config = self._config_here()
-        if memory is not None:
-            config = dataclasses.replace(config, memory=memory)
+        config = dataclasses.replace(config, memory=memory or config.memory_bytes)
         if not is_training:
-            config = dataclasses.replace(config, shuffle=False, drop_last=False)
+            config = dataclasses.replace(
+                config,
+                shuffle=False,
+                drop_last=False,
+                n_threads=_limit_threads(config),
+            )
         dataset = GroupDataset(stores, self._grouping, config, groups=groups, form=self._form)
         return EpochBatches(dataset)
 
@@ -273,7 +281,7 @@ class GroupDataModule(LightningDataModule):
         """Return the options with what the trainer decides: rank, device, share of the cores."""
         config, trainer = self._config, self.trainer
         if trainer is None:
-            return config
+            return dataclasses.replace(config, n_threads=config.n_threads or count_threads())
         place = trainer.global_rank, trainer.world_size
         if config.rank is not None and (config.rank, config.world_size) != place:
             raise ConfigError(
@@ -315,16 +323,27 @@ class GroupDataModule(LightningDataModule):
         self._batches, self._opened, self._splits = {}, [], []
 
 
-def _as_list(sources: Source | Sequence[Source] | None) -> list[Source]:
+def _as_list(name: str, sources: Source | Sequence[Source] | None) -> list[Source]:
+    """Return what an argument names, none where it is None."""
     if sources is None:
         return []
-    if isinstance(sources, str | os.PathLike | ScanStore):
-        return [sources]
-    return list(sources)
+    is_one = isinstance(sources, str | os.PathLike | ScanStore)
+    listed: list[Any] = [sources] if is_one else list(sources)  # type: ignore[arg-type]
+    wrong = [entry for entry in listed if not isinstance(entry, str | os.PathLike | ScanStore)]
+    if wrong or not listed:
+        found = f"an entry of type {type(wrong[0]).__name__}" if wrong else "nothing"
+        raise ConfigError(f"{name} has {found}; expected stores, or paths of stores")
+    return listed
 
 
 def _open(source: Source) -> ScanStore:
     return open_store(source) if isinstance(source, str | os.PathLike) else source
+
+
+def _limit_threads(config: LoaderConfig) -> int:
+    """Return the threads of a loader that may have a small share of the memory."""
+    affordable = max(1, config.memory_bytes // _NBYTES_PER_THREAD)
+    return min(config.n_threads or count_threads(), affordable)
 
 
 def _check_distinct(training: Sequence[ScanStore], held_out: Sequence[ScanStore]) -> None:

@@ -230,6 +230,17 @@ def test_training_and_validation_share_the_memory(store):
     assert budgets["validate"] == 2 * 1024**3
 
 
+def test_both_loaders_keep_within_the_memory_on_many_cores(store, monkeypatch):
+    monkeypatch.setattr("ptyzarr.datamodule.count_threads", lambda: 64)
+    config = dataclasses.replace(CONFIG, n_threads=None, memory="1GiB")
+    data = GroupDataModule(store, GROUPING, config, **SPLIT)
+    data.setup("fit")
+    training, validation = data.train_dataloader().loader, data.val_dataloader().loader
+    assert (training.config.n_threads, validation.config.n_threads) == (64, 4)
+    assert training.projected_memory + validation.projected_memory <= 1024**3
+    data.teardown()
+
+
 def memory_of(batches):
     return batches.loader.config.memory_bytes
 
@@ -261,6 +272,8 @@ def test_groups_are_drawn_before_the_ranks_ask(store, monkeypatch):
             {}, {"validation": 0.2, "validation_stores": "scan.zarr"}, "one of them", id="both"
         ),
         pytest.param({"seed": None}, {}, "seed of the grouping is None", id="unseeded"),
+        pytest.param({}, {"test_stores": []}, "test_stores has nothing", id="empty"),
+        pytest.param({}, {"validation_stores": [3]}, "validation_stores has an entry of type int", id="type"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(store, grouping, options, message):

@@ -22,7 +22,7 @@ _COORDS = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: Lightning refuses to convert what is
 class GroupItem:
     """An item of the TensorDict form; it unpacks and is indexed like the 3-tuple there.
 
@@ -100,8 +100,7 @@ def as_tensordict(batch: Batch) -> GroupItem:
     for name, ours in _COORDS.items():
         coords = getattr(batch, ours)
         if coords is not None:
-            first = coords.permute(_CHANNELS_FIRST)
-            fields[name] = first.to(torch.float32, memory_format=torch.contiguous_format)
+            fields[name] = coords.permute(_CHANNELS_FIRST).to(torch.float32).contiguous()
     fields["nn_indices"] = batch.nn_indices.to(torch.int64)
     fields["experiment_id"] = batch.experiment_id
     seeds = batch.seed_indices

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import synthetic
 import torch
 from tensordict import TensorDict
 from torch.utils.data import DataLoader
@@ -52,7 +53,11 @@ def eager(store):
     }
 
 
-def test_items_have_names_shapes_and_dtypes_of_the_contract(store):
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_items_have_names_shapes_and_dtypes_of_the_contract(make_scan_store, dtype):
+    arrays = synthetic.make_arrays()
+    coords = {name: a.astype(dtype) for name, a in arrays.items() if name[1:].startswith("coords")}
+    store = make_scan_store(**coords)
     dataset = GroupDataset(store, GROUPING, CONFIG, form="tensordict")
     fields, probe, scale = next(iter(DataLoader(dataset, batch_size=None)))
     B, C, N = 16, 4, 16
