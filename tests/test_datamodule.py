@@ -273,7 +273,9 @@ def test_groups_are_drawn_before_the_ranks_ask(store, monkeypatch):
         ),
         pytest.param({"seed": None}, {}, "seed of the grouping is None", id="unseeded"),
         pytest.param({}, {"test_stores": []}, "test_stores has nothing", id="empty"),
-        pytest.param({}, {"validation_stores": [3]}, "validation_stores has an entry of type int", id="type"),
+        pytest.param(
+            {}, {"validation_stores": [3]}, "validation_stores has an entry of type int", id="type"
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(store, grouping, options, message):
