@@ -373,6 +373,9 @@ class LoaderConfig:
     channels: Channels = option("last", "last: (B,N,N,C); first: (B,C,N,N)")
     dtype: Dtype = option("float32", "dtype of X")
     patches: bool = option(False, "deliver Y, the object patches of the groups")
+    details: bool = option(
+        False, "deliver the position each group was drawn for, and the start positions"
+    )
     memory: str | int = option("1GiB", "memory that the loader may add to the process")
     n_threads: int | None = option(
         None, "threads that decode and gather (default: the cores of this rank)"
@@ -386,7 +389,7 @@ class LoaderConfig:
     def __post_init__(self) -> None:
         """Check every option; raise `ConfigError`."""
         _check_int(self, "batch_size", 1)
-        _check_bools(self, "patches", "drop_last")
+        _check_bools(self, "patches", "details", "drop_last")
         _check_choice(self, "shuffle", get_args(Shuffle))
         _check_int(self, "seed", 0)
         _check_choice(self, "channels", get_args(Channels))

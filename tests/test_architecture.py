@@ -34,15 +34,24 @@ ALLOWED: dict[str, set[str]] = {
     "streaming": {"errors", "config", "scan", "store", "grouping"},
     "tensors": BELOW_TENSORS,
     "ptychopinn": ALL_ROOMS,
+    # Lightning's data module opens stores, which `tensors` may not, and hands them to it.
+    "datamodule": BELOW_TENSORS | {"store", "tensors"},
     "bench": ALL_ROOMS | {"ptychopinn"},
     "view": ALL_ROOMS | {"ptychopinn"},
     "demo": ALL_ROOMS | {"ptychopinn", "view"},
     "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo"},
-    "__init__": ALL_ROOMS | {"ptychopinn"},
+    "__init__": ALL_ROOMS | {"ptychopinn", "datamodule"},
     "__main__": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
-OWNED = {"zarr": {"store"}, "torch": {"tensors"}, "starlette": {"service"}, "click": {"cli"}}
+OWNED = {
+    "zarr": {"store"},
+    "torch": {"tensors"},
+    "tensordict": {"tensors"},
+    "lightning": {"datamodule"},
+    "starlette": {"service"},
+    "click": {"cli"},
+}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

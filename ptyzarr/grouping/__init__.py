@@ -7,10 +7,17 @@ from ptyzarr.grouping.neighbors import neighbors
 from ptyzarr.grouping.patches import object_patches
 from ptyzarr.grouping.rawdata import GroupedData, RawDataTorch
 from ptyzarr.grouping.select import GroupTable, select_groups
+from ptyzarr.grouping.split import (
+    GroupSplit,
+    illumination_diameter,
+    split_groups,
+    split_scans,
+)
 from ptyzarr.grouping.strategies import STRATEGIES, group_table
 
 __all__ = [
     "STRATEGIES",
+    "GroupSplit",
     "GroupTable",
     "GroupedData",
     "RawDataTorch",
@@ -18,8 +25,11 @@ __all__ = [
     "group_coords",
     "group_table",
     "grouped_arrays",
+    "illumination_diameter",
     "neighbors",
     "normalization_factor",
     "object_patches",
     "select_groups",
+    "split_groups",
+    "split_scans",
 ]

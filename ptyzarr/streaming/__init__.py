@@ -7,6 +7,7 @@ from ptyzarr.streaming.lookup import GroupLookup
 from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
 from ptyzarr.streaming.ranks import check_seed, count_threads, fill_rank
 from ptyzarr.streaming.recycling import aligned_bytes
+from ptyzarr.streaming.selection import Groups
 from ptyzarr.streaming.sinks import (
     BatchShape,
     Fields,
@@ -24,6 +25,7 @@ __all__ = [
     "Fields",
     "GroupLoader",
     "GroupLookup",
+    "Groups",
     "HostSink",
     "NumpySink",
     "PackedFrames",

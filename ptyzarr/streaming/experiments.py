@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
@@ -13,8 +14,10 @@ from ptyzarr.errors import ConfigError
 from ptyzarr.grouping import GroupTable, cached_group_table, group_coords, normalization_factor
 from ptyzarr.scan import ChunkReader, Quantity, ScanLike
 from ptyzarr.streaming.decoder import FrameDecoder
+from ptyzarr.streaming.details import Details, coords_dtypes
 from ptyzarr.streaming.packing import PackedFrames
 from ptyzarr.streaming.sampling import SampledScan
+from ptyzarr.streaming.selection import Groups, selected_groups, split_selection
 from ptyzarr.streaming.sinks import Fields, PatchPiece, Piece
 from ptyzarr.streaming.window import FrameMap
 
@@ -77,6 +80,10 @@ class Experiments:
         Applied to each scan alone.
     scale
         Factors to use instead of the canonical ones: one for all scans or one for each.
+    groups
+        Which canonical groups are delivered; the factors stay those of all of them.
+    details
+        Whether batches carry the seeds of the groups and their start positions.
 
     Attributes
     ----------
@@ -88,11 +95,13 @@ class Experiments:
         Factor by which X of each scan is multiplied.
     probe : (n_scans, [mode,] N, N) complex64
         Probes; with modes if any scan has them, missing modes zero.
+    selection
+        A hash of the groups selected from each scan, or None, where it is all of them.
 
     Raises
     ------
     ConfigError
-        If the scans do not fit together or `scale` does not fit them.
+        If the scans do not fit together, or `scale` or `groups` does not fit them.
     GroupingError
         As `generate_grouped_data` raises it.
     """
@@ -102,6 +111,9 @@ class Experiments:
         scans: Sequence[StreamableScan],
         grouping: GroupingConfig,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
+        *,
+        details: bool = False,
     ) -> None:
         self.scans = list(scans)
         self.frame_size = _common_frame_size(self.scans)
@@ -109,16 +121,8 @@ class Experiments:
         self.probe = _stack_probes(self.scans)
         self.decoder = FrameDecoder(self.scans, self.frame_size)
         scales = _given_scales(scale, len(self.scans))
-        tables = [cached_group_table(scan, grouping) for scan in self.scans]
-        if scales is None:
-            scales = np.array(
-                [
-                    normalization_factor(scan.frame_power, table.nn_indices, self.frame_size)
-                    for scan, table in zip(self.scans, tables, strict=True)
-                ],
-                np.float32,
-            )
-        self.scales = scales
+        self.scales = np.full(len(self.scans), np.nan, np.float32) if scales is None else scales
+        tables = self._draw(grouping, groups, has_scales=scales is not None)
         self._seeds = [table.seeds for table in tables]
         self.frame_map = self._map_frames(tables)
         forms = [
@@ -128,18 +132,16 @@ class Experiments:
         # The first scan whose frames lie in the pool in the same form.
         self._like = np.array([forms.index(form) for form in forms])
         self._positions = [np.asarray(scan.positions) for scan in self.scans]
-        # One dtype for all batches, whichever scans a batch happens to mix.
-        exact: Any = np.result_type(*self._positions)
-        if self.n_scans > 1 and all(p.dtype == exact for p in self._positions):
-            # The members of all scans are looked up at once.
-            self._positions = [np.concatenate(self._positions)]
-        mean = exact if exact.kind == "f" else np.dtype(np.float64)
+        self._details = Details(self.scans, self._seeds, self._positions) if details else None
         self._dtypes = {
             "nn_indices": np.result_type(*(table.nn_indices.dtype for table in tables)),
-            "coords_nn": exact,
-            "coords_offsets": mean,
-            "coords_relative": mean,
+            **coords_dtypes("coords", self._positions),
+            **({} if self._details is None else self._details.dtypes),
         }
+        is_alike = len({positions.dtype for positions in self._positions}) == 1
+        if self.n_scans > 1 and is_alike and self._details is None:
+            # The members of all scans are looked up at once.
+            self._positions = [np.concatenate(self._positions)]
 
     @property
     def n_scans(self) -> int:
@@ -158,6 +160,7 @@ class Experiments:
         positions = sum(scan.positions.nbytes for scan in self.scans)
         if len(self._positions) != self.n_scans:
             positions *= 2  # also one after the other
+        positions += 0 if self._details is None else self._details.nbytes
         # frame_index, its inverse and frame_power, 8 bytes each, are kept by a store.
         return int(positions + fm.rows.nbytes + fm.frames.nbytes + 24 * fm.rows.size)
 
@@ -221,7 +224,8 @@ class Experiments:
         -------
         dict
             ``nn_indices`` (B, C), ``coords_nn`` and ``coords_relative`` (B, 1, 2, C),
-            ``coords_offsets`` (B, 1, 2, 1), ``scale`` (B,) float32, ``experiment_id`` (B,) int32.
+            ``coords_offsets`` (B, 1, 2, 1), ``scale`` (B,) float32, ``experiment_id`` (B,) int32;
+            with details ``seed_indices`` (B,) int64 and ``coords_start_*`` like ``coords_*``.
         """
         scans = self._scans_of(groups)
         frames = self.frame_map.frames[groups]
@@ -233,13 +237,12 @@ class Experiments:
         if len(self._positions) == 1:
             if self.n_scans > 1:
                 frames = frames + self.frame_map.frame_starts[scans, np.newaxis]
-            return fields | self._locate(0, frames)
-        for name in ("coords_nn", "coords_relative", "coords_offsets"):
-            channels = 1 if name == "coords_offsets" else self.group_size
-            fields[name] = np.empty((len(groups), 1, 2, channels), self._dtypes[name])
+            return fields | self._locate(0, groups, frames)
         for number, members in _split(scans, self.n_scans - 1):
-            for name, array in self._locate(number, frames[members]).items():
-                fields[name][members] = array
+            for name, part in self._locate(number, groups[members], frames[members]).items():
+                if name not in fields:
+                    fields[name] = np.empty((len(groups), *part.shape[1:]), self._dtypes[name])
+                fields[name][members] = part
         return fields
 
     def patch_pieces(self, groups: NDArray[np.int64], fields: Fields) -> Iterator[PatchPiece]:
@@ -255,16 +258,47 @@ class Experiments:
                     rows[members],
                 )
 
-    def _locate(self, number: int, frames: NDArray[np.integer[Any]]) -> Fields:
-        """Return the coordinates of groups, given their members in one of the tables."""
+    def _locate(
+        self, number: int, groups: NDArray[np.int64], frames: NDArray[np.integer[Any]]
+    ) -> Fields:
+        """Return the coordinates, and details, of groups whose members are in one table."""
         nn, offsets, relative = group_coords(self._positions[number], frames)
-        return {"coords_nn": nn, "coords_offsets": offsets, "coords_relative": relative}
+        fields = {"coords_nn": nn, "coords_offsets": offsets, "coords_relative": relative}
+        if self._details is None:
+            return fields
+        first = self.frame_map.group_starts[number]
+        return fields | self._details.describe(number, groups - first, frames)
 
     def _scans_of(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the number of each group's scan."""
         if self.n_scans == 1:
             return np.zeros(len(groups), np.int64)
         return np.searchsorted(self.frame_map.group_starts, groups, side="right") - 1
+
+    def _draw(
+        self, grouping: GroupingConfig, groups: Groups, *, has_scales: bool
+    ) -> list[GroupTable]:
+        """Return the groups that are delivered; set the canonical factors and the selection."""
+        if groups is not None and grouping.seed is None:
+            raise ConfigError(
+                "groups are selected and the seed of the grouping is None, which draws others at "
+                "every call; expected a number"
+            )
+        tables, selection = [], []
+        for number, chosen in enumerate(split_selection(groups, self.n_scans)):
+            scan = self.scans[number]
+            table = cached_group_table(scan, grouping)
+            if not has_scales:
+                factor = normalization_factor(scan.frame_power, table.nn_indices, self.frame_size)
+                self.scales[number] = factor
+            numbers = selected_groups(chosen, table.n_groups, scan.path)
+            if numbers is not None:
+                # At once, so that whole tables of several scans are never in memory together.
+                table = GroupTable(table.nn_indices[numbers], table.seeds[numbers])
+            tables.append(table)
+            selection.append(None if numbers is None else xxhash.xxh3_64_hexdigest(numbers.data))
+        self.selection = selection if any(selection) else None
+        return tables
 
     def _map_frames(self, tables: Sequence[GroupTable]) -> FrameMap:
         lengths = [scan.n_frames for scan in self.scans]

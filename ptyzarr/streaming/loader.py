@@ -27,6 +27,7 @@ from ptyzarr.streaming.ranks import check_rank, check_seed, count_threads, fill_
 from ptyzarr.streaming.recycling import aligned_bytes
 from ptyzarr.streaming.rehearsal import rehearse
 from ptyzarr.streaming.sampling import SAMPLERS, SampledScan, Share, share_epoch
+from ptyzarr.streaming.selection import Groups
 from ptyzarr.streaming.sinks import BatchShape, Sink, make_sink
 from ptyzarr.streaming.stats import LoaderStats, measure_epoch
 from ptyzarr.streaming.window import ChunkPlanner
@@ -61,6 +62,12 @@ class Batch:
         Which of the loader's stores each group is from.
     probe : (n_stores, [mode,] N, N) complex64
         Probes, to be indexed by `experiment_id`; the same object in every batch.
+    seed_indices : (B,) int64, or None
+        Acquisition index of the position that each group was drawn for, with ``details=True``; it
+        need not be a member.
+    coords_start_offsets, coords_start_relative, coords_start_nn
+        Like `coords_offsets`, `coords_relative` and `coords_nn`, of the start positions, with
+        ``details=True``; of the positions for a scan without start positions.
     """
 
     X: Any
@@ -72,6 +79,10 @@ class Batch:
     scale: Any
     experiment_id: Any
     probe: Any
+    seed_indices: Any = None
+    coords_start_offsets: Any = None
+    coords_start_relative: Any = None
+    coords_start_nn: Any = None
 
 
 class GroupLoader:
@@ -95,6 +106,10 @@ class GroupLoader:
     scale
         Factors by which X is multiplied instead of the canonical normalisation over each store's
         whole selection: one, or one for each store.
+    groups
+        Which canonical groups are delivered: for one store their numbers or a boolean mask, for
+        several one of these, or None, for each store. None is all. X keeps the factor of the
+        whole selection, so that parts of a scan fit together.
 
     Raises
     ------
@@ -116,6 +131,7 @@ class GroupLoader:
         config: LoaderConfig = _DEFAULT,
         *,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
     ) -> None:
         if isinstance(stores, str | os.PathLike):
             raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
@@ -126,11 +142,12 @@ class GroupLoader:
         before = resident_memory()
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()
-        self._experiments = Experiments(scans, grouping, scale)
+        self._experiments = Experiments(scans, grouping, scale, groups, details=config.details)
         self._share = _share(config, self._experiments.n_groups)
         sampled = self._experiments.sampled()
         frames = self._experiments.frame_map.frames
         self._identity = _order_identity(sampled, frames, grouping, config)
+        self._identity["selection"] = self._experiments.selection
         self._sampler = SAMPLERS[config.shuffle](sampled, config.seed)
         max_kept = self._n_threads + 2
         self._sink: Sink = make_sink(config, self._batch_shape(max_kept))
@@ -229,7 +246,7 @@ class GroupLoader:
 
     @property
     def n_groups(self) -> int:
-        """Groups of all stores, before ranks take their parts."""
+        """Groups that are delivered of all stores, before ranks take their parts."""
         return self._experiments.n_groups
 
     @property
@@ -319,6 +336,7 @@ class GroupLoader:
             group_size=experiments.group_size,
             stored_dtypes=experiments.decoder.stored_dtypes,
             has_patches=self._config.patches and experiments.has_patches(),
+            has_details=self._config.details,
             max_kept=max_kept,
         )
 

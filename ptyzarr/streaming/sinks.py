@@ -36,6 +36,8 @@ class BatchShape:
         Dtypes of the stored frames of all scans.
     has_patches
         Whether the batches carry Y.
+    has_details
+        Whether the batches carry seeds and start positions.
     max_kept
         Batches that are in flight at once, those being delivered included.
     """
@@ -46,6 +48,7 @@ class BatchShape:
     stored_dtypes: tuple[np.dtype[Any], ...]
     has_patches: bool
     max_kept: int
+    has_details: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +145,8 @@ class Sink(Protocol):
             What `open` returned.
         fields
             The other arrays of the batch: ``coords_offsets``, ``coords_relative``,
-            ``coords_nn``, ``nn_indices``, ``scale``, ``experiment_id``.
+            ``coords_nn``, ``nn_indices``, ``scale``, ``experiment_id``, and with details
+            ``seed_indices`` and ``coords_start_*``.
         """
         ...
 

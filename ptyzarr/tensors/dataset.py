@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -14,13 +14,16 @@ from ptyzarr.errors import ConfigError
 from ptyzarr.streaming import (
     Batch,
     GroupLoader,
+    Groups,
     StreamableScan,
     check_seed,
     count_threads,
     fill_rank,
 )
+from ptyzarr.tensors.tensordict import as_tensordict
 
 _DEFAULT: Final = LoaderConfig()
+Form = Literal["dict", "tensordict"]
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Batch))
 
 
@@ -33,12 +36,13 @@ class Part:
     stop: int
 
 
-class GroupDataset(IterableDataset[dict[str, Any]]):
+class GroupDataset(IterableDataset[Any]):
     """Batches of canonical groups for ``DataLoader(dataset, batch_size=None)``.
 
-    Every item is a whole batch: the fields of `Batch` in a dict. ``num_workers=0`` is the fast
-    way, because the loader reads ahead in threads. Worker processes (start method ``spawn``)
-    deliver the same batches, each a run of consecutive ones, and each within ``config.memory``.
+    Every item is a whole batch: the fields of `Batch` in a dict, or a `GroupItem`, the 3-tuple of
+    PtychoPINN's TensorDict loaders. ``num_workers=0`` is the fast way, because the loader reads
+    ahead in threads. Worker processes (start method ``spawn``) deliver the same batches, each a
+    run of consecutive ones, and each within ``config.memory``.
 
     Iterating again goes on to the next epoch. Workers that are started for each epoch begin
     where the dataset is in the main process, so call `set_epoch` before each epoch; workers that
@@ -49,8 +53,16 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
 
     Parameters
     ----------
-    stores, grouping, config, scale
+    stores, grouping, config, scale, groups
         As for `GroupLoader`; stores must be picklable where there are workers.
+    form
+        ``"dict"`` or ``"tensordict"``, which needs ``channels="first"`` and the extra
+        ``tensordict``, and asks for details by itself.
+
+    Raises
+    ------
+    ConfigError
+        If `config` does not fit `form`.
     """
 
     def __init__(
@@ -60,9 +72,14 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         config: LoaderConfig = _DEFAULT,
         *,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
+        form: Form = "dict",
     ) -> None:
         super().__init__()
+        config = _config_for(form, config)
+        self._as_item = FORMS[form]
         self._stores, self._grouping, self._config, self._scale = stores, grouping, config, scale
+        self._groups = groups
         self._state: dict[str, Any] | None = None
         self._epoch: int | None = None
         self._loader: GroupLoader | None = None
@@ -76,7 +93,7 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         """Return the number of batches in an epoch, whatever the number of workers."""
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         self._is_last_out = False
         if get_worker_info() is None:
             return self._deliver_epoch()
@@ -110,7 +127,9 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
             self._state, self._epoch = self._loader.state_dict(), None
             self._loader = None
         if self._loader is None:
-            self._loader = GroupLoader(self._stores, self._grouping, config, scale=self._scale)
+            self._loader = GroupLoader(
+                self._stores, self._grouping, config, scale=self._scale, groups=self._groups
+            )
             if self._state is not None:
                 self._loader.load_state_dict(self._state)
             if self._epoch is not None:
@@ -171,7 +190,7 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
             self._loader.close()
             self._loader = None
 
-    def _deliver_epoch(self) -> Iterator[dict[str, Any]]:
+    def _deliver_epoch(self) -> Iterator[Any]:
         """Yield what is left of the epoch, in the main process."""
         if self._is_nothing_left:
             self._is_nothing_left = False
@@ -179,16 +198,16 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
         loader = self.loader
         for batch in loader:
             self._is_last_out = loader.state_dict()["next_batch"] == 0
-            yield batch_as_dict(batch)
+            yield self._as_item(batch)
         self._is_last_out = False
 
-    def _deliver_part(self, part: Part) -> Iterator[dict[str, Any]]:
+    def _deliver_part(self, part: Part) -> Iterator[Any]:
         """Yield what is left of this worker's part."""
         if part.first == part.stop:
             return
         for batch in islice(self.loader, part.stop - part.first):
             part = self._part = dataclasses.replace(part, first=part.first + 1)
-            yield batch_as_dict(batch)
+            yield self._as_item(batch)
 
     def _begin_part(self, loader: GroupLoader) -> Part:
         """Move the loader to this worker's part of the epoch, or what is left of it."""
@@ -229,6 +248,26 @@ class GroupDataset(IterableDataset[dict[str, Any]]):
 def batch_as_dict(batch: Batch) -> dict[str, Any]:
     """Return the fields of a batch by name."""
     return {name: getattr(batch, name) for name in _FIELDS}
+
+
+FORMS: Final[Mapping[Form, Callable[[Batch], Any]]] = {
+    "dict": batch_as_dict,
+    "tensordict": as_tensordict,
+}
+
+
+def _config_for(form: Form, config: LoaderConfig) -> LoaderConfig:
+    """Return the options of a loader whose batches can take a form."""
+    if form not in FORMS:
+        raise ConfigError(f"form is {form!r}; expected one of {', '.join(map(repr, FORMS))}")
+    if form == "dict":
+        return config
+    if config.channels != "first" or config.device == "numpy":
+        raise ConfigError(
+            f"channels is {config.channels!r} and device {config.device!r} for a TensorDict; "
+            "expected channels 'first' and a torch device"
+        )
+    return dataclasses.replace(config, details=True)
 
 
 def _split_epoch(epoch: int, first: int, stop: int) -> Part:

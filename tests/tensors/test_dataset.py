@@ -297,3 +297,14 @@ def test_a_spawned_worker_refuses_a_cuda_device(store):
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")
     with pytest.raises(ConfigError, match="in a worker process"):
         next(iter(loader))
+
+
+def test_a_dataset_of_selected_groups_delivers_them_alone(store):
+    numbers = [30, 2, 17, 9]
+    dataset = GroupDataset(store, GROUPING, CONFIG, groups=numbers)
+    with GroupLoader(store, GROUPING, CONFIG, groups=numbers) as loader:
+        want = torch.cat([batch.nn_indices for batch in loader]).tolist()
+    assert rows(pickle.loads(pickle.dumps(dataset))) == want
+    assert rows(dataset) == want
+    assert len(want) == 4
+    dataset.close()

@@ -272,6 +272,7 @@ def use_twin(monkeypatch, module="loader"):
 def test_a_loader_delivers_what_the_host_delivers(four_stores, monkeypatch, channels, n_threads):
     grouping = GroupingConfig(gridsize=2, n_neighbors=5)
     options = {"batch_size": 7, "channels": channels, "patches": True, "n_threads": n_threads}
+    options["details"] = channels == "first"
     with GroupLoader(four_stores, grouping, LoaderConfig(device="numpy", **options)) as loader:
         want = list(loader)
     device = use_twin(monkeypatch)
