@@ -75,7 +75,7 @@ class GroupLookup:
         before = resident_memory()
         self._config = config
         scans = list(stores) if isinstance(stores, Sequence) else [stores]
-        self._experiments = Experiments(scans, grouping, scale)
+        self._experiments = Experiments(scans, grouping, scale, details=config.details)
         self._experiments.sampled()  # lets go of the seeds of the groups
         self._sink: Sink = make_sink(config, self._batch_shape())
         plan_memory(config.memory_bytes, self._demand(None))  # refuses what is too small
@@ -230,6 +230,7 @@ class GroupLookup:
             group_size=experiments.group_size,
             stored_dtypes=experiments.decoder.stored_dtypes,
             has_patches=self._config.patches and experiments.has_patches(),
+            has_details=self._config.details,
             max_kept=_KEPT,
         )
 

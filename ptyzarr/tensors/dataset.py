@@ -25,6 +25,7 @@ from ptyzarr.tensors.tensordict import as_tensordict
 _DEFAULT: Final = LoaderConfig()
 Form = Literal["dict", "tensordict"]
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Batch))
+_ADDED: Final = {f.name for f in dataclasses.fields(Batch) if f.default is None}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -246,8 +247,9 @@ class GroupDataset(IterableDataset[Any]):
 
 
 def batch_as_dict(batch: Batch) -> dict[str, Any]:
-    """Return the fields of a batch by name."""
-    return {name: getattr(batch, name) for name in _FIELDS}
+    """Return the fields of a batch by name, those that an option adds only where it is set."""
+    fields = {name: getattr(batch, name) for name in _FIELDS}
+    return {name: x for name, x in fields.items() if x is not None or name not in _ADDED}
 
 
 FORMS: Final[Mapping[Form, Callable[[Batch], Any]]] = {

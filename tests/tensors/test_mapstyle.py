@@ -21,7 +21,7 @@ from torch.utils.data import (
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError, DeviceError, DtypeError, GroupIndexError
 from ptyzarr.streaming import GroupLoader
-from ptyzarr.tensors import GroupMapDataset
+from ptyzarr.tensors import GroupDataset, GroupMapDataset
 
 GROUPING = GroupingConfig(gridsize=2, n_neighbors=5)
 CONFIG = LoaderConfig(batch_size=8)
@@ -95,6 +95,20 @@ def test_items_carry_patches_where_there_are_objects(stores):
     (batch,) = DataLoader(Subset(dataset, [3, 4]), batch_size=2)
     assert torch.equal(batch["Y"], dataset[[3, 4]]["Y"])
     dataset.close()
+
+
+def test_groups_by_number_carry_details_where_they_are_asked_for(stores):
+    options = dataclasses.replace(CONFIG, details=True)
+    dataset = GroupMapDataset(stores, GROUPING, options)
+    canonical = dataclasses.replace(options, shuffle=False, batch_size=70)
+    loader = GroupDataset(stores, GROUPING, canonical)
+    (whole,) = loader
+    batch = dataset[[3, 65]]
+    assert set(batch) == set(whole) >= {"seed_indices", "coords_start_nn"}
+    for name in set(batch) - {"probe", "Y"}:
+        assert torch.equal(batch[name], whole[name][[3, 65]])
+    dataset.close()
+    loader.close()
 
 
 def samplers(dataset):
