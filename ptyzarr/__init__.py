@@ -14,12 +14,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ptyzarr._version import __version__
-from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
+from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, TransformConfig
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
     from ptyzarr.grouping import RawDataTorch, neighbors
-    from ptyzarr.ingestion import export, ingest, repair, verify
+    from ptyzarr.ingestion import export, ingest, repair, transform, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
@@ -37,6 +37,7 @@ __all__ = [
     "PtyzarrError",
     "RawDataTorch",
     "ScanStore",
+    "TransformConfig",
     "__version__",
     "export",
     "ingest",
@@ -44,6 +45,7 @@ __all__ = [
     "open_store",
     "open_stores",
     "repair",
+    "transform",
     "verify",
 ]
 
@@ -64,6 +66,7 @@ _HOMES = {
     "open_store": "store",
     "open_stores": "store",
     "repair": "ingestion",
+    "transform": "ingestion",
     "verify": "ingestion",
 }
 

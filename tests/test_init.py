@@ -10,7 +10,8 @@ import ptyzarr
 NAMES = [
     "Batch", "GroupDataset", "GroupLoader", "GroupingConfig", "IngestConfig", "LoaderConfig",
     "MemmapDatasetBridge", "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch",
-    "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores", "repair", "verify",
+    "ScanStore", "TransformConfig", "export", "ingest", "neighbors", "open_store", "open_stores",
+    "repair", "transform", "verify",
 ]  # fmt: skip
 
 WITHOUT_TORCH = """

@@ -35,6 +35,7 @@ from ptyzarr.ingestion.plan import Plan, make_plan
 from ptyzarr.ingestion.runner import is_same_source, make_job, open_scan, write_store
 from ptyzarr.ingestion.staging import Staging, storage_errors, sync_folder
 from ptyzarr.ingestion.threads import worker_threads
+from ptyzarr.ingestion.transform import STORE_FORMAT
 from ptyzarr.ingestion.verify import verify
 from ptyzarr.ingestion.write import write_one_shard
 from ptyzarr.progress import Progress, Silent
@@ -153,6 +154,11 @@ def _repair_locked(
         return _repair_root(target, source, staging, progress)
     attributes = document["attributes"]["ptyzarr"]
     recorded, files = attributes["source"], attributes["manifest"]["files"]
+    if recorded["format"] == STORE_FORMAT:
+        raise SourceError(
+            f"{target} was made from the store {recorded['name']} by a transform; expected a store "
+            "made from a file; run the same transform again with --overwrite"
+        )
     config = IngestConfig(
         layout=attributes["layout"],
         quantity=recorded["quantity"],

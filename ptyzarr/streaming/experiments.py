@@ -88,6 +88,8 @@ class Experiments:
         Factor by which X of each scan is multiplied.
     probe : (n_scans, [mode,] N, N) complex64
         Probes; with modes if any scan has them, missing modes zero.
+    bad_pixels : (n_scans, N, N) bool, or None
+        Masks; None if no scan has one.
 
     Raises
     ------
@@ -107,6 +109,7 @@ class Experiments:
         self.frame_size = _common_frame_size(self.scans)
         self.group_size = grouping.group_size
         self.probe = _stack_probes(self.scans)
+        self.bad_pixels = _stack_masks(self.scans, self.frame_size)
         self.decoder = FrameDecoder(self.scans, self.frame_size)
         scales = _given_scales(scale, len(self.scans))
         tables = [cached_group_table(scan, grouping) for scan in self.scans]
@@ -340,4 +343,17 @@ def _stack_probes(scans: Sequence[StreamableScan]) -> NDArray[np.complex64]:
     stacked = np.zeros((len(probes), max(len(mode) for mode in modes), *shape), np.complex64)
     for target, mode in zip(stacked, modes, strict=True):
         target[: len(mode)] = mode
+    return stacked
+
+
+def _stack_masks(scans: Sequence[StreamableScan], frame_size: int) -> NDArray[np.bool_] | None:
+    """Return (n_scans, N, N) bool, all False for a scan without a mask; None without any."""
+    # Not every scan that can be streamed knows of masks.
+    masks = [getattr(scan, "bad_pixels", None) for scan in scans]
+    if all(mask is None for mask in masks):
+        return None
+    stacked = np.zeros((len(scans), frame_size, frame_size), np.bool_)
+    for target, mask in zip(stacked, masks, strict=True):
+        if mask is not None:
+            target[:] = mask
     return stacked

@@ -61,6 +61,9 @@ class Batch:
         Which of the loader's stores each group is from.
     probe : (n_stores, [mode,] N, N) complex64
         Probes, to be indexed by `experiment_id`; the same object in every batch.
+    bad_pixels : (n_stores, N, N) bool, or None
+        Pixels of X that mean nothing, to be indexed by `experiment_id`; None if no store has a
+        mask. The same object in every batch.
     """
 
     X: Any
@@ -72,6 +75,7 @@ class Batch:
     scale: Any
     experiment_id: Any
     probe: Any
+    bad_pixels: Any = None
 
 
 class GroupLoader:
@@ -133,6 +137,8 @@ class GroupLoader:
         self._sampler.order(0, dataclasses.replace(self._share, stop=self._share.start + 1))
         self._memory = plan_memory(config.memory_bytes, self._demand(before, resident_memory()))
         self._probe = self._sink.convert(self._experiments.probe)
+        masks = self._experiments.bad_pixels
+        self._bad_pixels = None if masks is None else self._sink.convert(masks)
         self._pool: ChunkPool | None = None
         self._planner: ChunkPlanner | None = None
         self._pipeline: Pipeline | None = None
@@ -303,7 +309,8 @@ class GroupLoader:
         return self._pipeline
 
     def _deliver(self, finished: Any) -> Batch:
-        return Batch(**self._sink.deliver(finished), probe=self._probe)
+        fields = self._sink.deliver(finished)
+        return Batch(**fields, probe=self._probe, bad_pixels=self._bad_pixels)
 
     def _note(self, epoch: int, first_batch: int, batch: int, started: float) -> None:
         """Take note of a delivered batch."""
