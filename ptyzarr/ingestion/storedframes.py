@@ -13,7 +13,7 @@ from ptyzarr.errors import SourceChangedError
 from ptyzarr.ingestion.geometry import move_pixels
 from ptyzarr.store import ScanStore
 
-_PIECE_BYTES = 1024**2  # of frames before they are moved, which may be much larger than after
+PIECE_BYTES = 1024**2  # of frames before they are moved, which may be much larger than after
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,4 +109,4 @@ class StoredFrames:
         return values.astype(self.dtype, copy=False)
 
     def _step(self) -> int:
-        return max(1, _PIECE_BYTES // (self.store.frame_size**2 * max(4, self.dtype.itemsize)))
+        return max(1, PIECE_BYTES // (self.store.frame_size**2 * max(4, self.dtype.itemsize)))
