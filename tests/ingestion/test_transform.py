@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 from farfield import by_pixel, frames_of, sample, smooth_object, smooth_probe
 from synthetic import make_arrays, make_npz, tree_state
 
@@ -232,6 +233,14 @@ def test_bad_pixels_may_keep_their_values_and_add_up(make_scan_store, save_mask,
     assert [step["store"] for step in both.transforms] == ["scan.zarr", "made.zarr", "again.zarr"]
     assert [step["digest"] for step in both.transforms] == [s.digest for s in (store, made, again)]
     assert verify(both.path, again.path).compared_source == again.path
+
+
+def test_xarray_sees_the_mask_on_the_axes_of_the_frames(make_scan_store, save_mask, tmp_path):
+    config = TransformConfig(bad_pixels=save_mask([(3, 4)]))
+    transform(make_scan_store(), tmp_path / "made.zarr", config)
+    with xr.open_zarr(tmp_path / "made.zarr") as dataset:
+        assert dataset["bad_pixels"].dims == ("y", "x")
+        assert int(dataset["diffraction"].where(dataset["bad_pixels"], 0).sum()) == 0
 
 
 def test_the_new_store_says_what_was_done_to_what(make_scan_store, save_mask, tmp_path):
