@@ -234,7 +234,7 @@ def _resample_rows(values: NDArray[Any], size: int, new_size: int) -> NDArray[An
     step = size // math.gcd(size, new_size)
     padded = -(-(height + size) // step) * step
     n_padded = padded * new_size // size
-    ramp = (1 - np.cos(np.pi * np.arange(1, padded - height + 1) / (padded - height + 1))) / 2
+    ramp = np.arange(1, padded - height + 1) / (padded - height + 1)
     block = max(1, _BLOCK_BYTES // (16 * max(padded, n_padded)))
     for start in range(0, width, block):
         columns = _double(values[:, start : start + block])

@@ -173,6 +173,29 @@ def test_padding_and_cutting_back_gives_frames_and_probe_again():
     np.testing.assert_allclose(again, probe, rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("size", [8, 9])
+@pytest.mark.parametrize("new_size", [3, 4, 8, 9, 14, 15])
+@pytest.mark.parametrize("options", ALL)
+def test_the_zero_frequency_goes_to_the_middle_of_any_size(size, new_size, options):
+    frame = np.zeros((1, size, size))
+    frame[0, size // 2, size // 2] = 1
+    pixels = pixel_map(size, new_size, Orientation.of(**options))
+    found = np.argwhere(move_pixels(frame, pixels)[0])
+    assert found.tolist() == [[new_size // 2, new_size // 2]]
+
+
+@pytest.mark.parametrize(("size", "new_size"), [(64, 48), (48, 64)])
+def test_an_object_whose_ends_differ_does_not_ring(size, new_size):
+    place = np.arange(192.0)
+    values = np.outer(np.exp(0.03j * place), np.exp(0.02j * place))
+    resampled = move_object(values, Orientation(), size, new_size)
+    y, x = np.mgrid[: len(resampled), : len(resampled)] * (size / new_size)
+    error = np.abs(resampled - np.exp(1j * (0.03 * y + 0.02 * x)))
+    # The ends touch over a bridge, else the jump between them would ring ten times as far.
+    assert error.max() < 1e-2
+    assert error[20:-20, 20:-20].max() < 5e-4
+
+
 @pytest.mark.parametrize(
     ("flipped_first", "size", "new_size"),
     [pytest.param(True, 8, 6, id="cut"), pytest.param(False, 8, 10, id="padded")],
