@@ -115,18 +115,21 @@ def transform(
         )
 
 
-def repeat_transform(origin: ScanStore, made: ScanStore) -> Scan:
+def repeat_transform(
+    origin: ScanStore, step: Mapping[str, Any], bad_pixels: NDArray[np.bool_] | None
+) -> Scan:
     """Return the scan that a transformed store was made from, if it was made from `origin`.
 
     Parameters
     ----------
     origin
         What may be the store that it was made from.
-    made
-        The transformed store.
+    step
+        The last of the transformed store's `transforms`.
+    bad_pixels : (N', N') bool or None
+        Its mask.
     """
-    step = made.transforms[-1]
-    return _derive(origin, {**step, **_identity(origin)}, made.bad_pixels)
+    return _derive(origin, {**step, **_identity(origin)}, bad_pixels)
 
 
 def _check_places(path: str, destination: str) -> None:

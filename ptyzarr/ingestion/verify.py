@@ -225,7 +225,7 @@ def _open_again(store: ScanStore, path: str | os.PathLike[str]) -> Scan:
     """Return the scan that a file, or another store, would become this store by."""
     source = store.attrs["source"]
     if source["format"] == STORE_FORMAT:
-        return repeat_transform(open_store(path), store)
+        return repeat_transform(open_store(path), store.transforms[-1], store.bad_pixels)
     return open_source(
         path,
         frames_key=source["frames_key"],

@@ -353,11 +353,48 @@ def test_verify_compares_every_value_with_the_origin(make_scan_store, tmp_path):
         verify(made.path, other.path)
 
 
-def test_repair_of_a_transformed_store_says_what_to_do(make_scan_store, tmp_path):
+@pytest.fixture
+def masked(make_scan_store, set_sizes, save_mask, tmp_path) -> tuple[Path, Path]:
+    """A store with shards, and one that was made from it with a mask; their folders."""
+    set_sizes(2, 16)
     store = make_scan_store()
-    made = transform(store, tmp_path / "made.zarr", SMALL)
+    config = TransformConfig(frame_size=12, flip_y=True, bad_pixels=save_mask([(8, 9)]))
+    transform(store, tmp_path / "made.zarr", config).close()
+    return Path(store.path), tmp_path / "made.zarr"
+
+
+@pytest.mark.parametrize(
+    "key", ["diffraction/c/1/0/0", "positions/c/0/0", "probe_guess/zarr.json", "object_guess/c/0/0"]
+)
+def test_repair_makes_what_is_damaged_again_from_the_origin(masked, key):
+    origin, made = masked
+    whole = (made / key).read_bytes()
+    (made / key).write_bytes(whole[:-1])
+    assert repair(made, origin).rewritten == (key,)
+    assert (made / key).read_bytes() == whole
+
+
+@pytest.mark.parametrize("key", ["bad_pixels/c/0/0", "bad_pixels/zarr.json"])
+def test_repair_names_the_way_when_the_mask_is_damaged(masked, key):
+    origin, made = masked
+    (made / key).write_bytes(b"")
+    with pytest.raises(DamagedStoreError, match="same transform again with --overwrite"):
+        repair(made, origin)
+
+
+def test_repair_names_the_way_when_the_root_is_damaged(masked):
+    origin, made = masked
+    root = (made / "zarr.json").read_bytes()
+    (made / "zarr.json").write_bytes(root[:-10])
     with pytest.raises(SourceError, match="same transform again with --overwrite"):
-        repair(made.path, store.path)
+        repair(made, origin)
+
+
+def test_repair_refuses_another_origin(masked, make_scan_store):
+    _, made = masked
+    (made / "positions/c/0/0").write_bytes(b"")
+    with pytest.raises(SourceError, match="is not the source"):
+        repair(made, make_scan_store("other", seed=1).path)
 
 
 def test_frames_travel_to_another_process_and_refuse_another_scan_there(make_scan_store, tmp_path):
