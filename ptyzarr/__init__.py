@@ -14,13 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ptyzarr._version import __version__
-from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig
+from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, TransformConfig
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
     from ptyzarr.datamodule import GroupDataModule as GroupDataModule
     from ptyzarr.grouping import RawDataTorch, neighbors, split_groups, split_scans
-    from ptyzarr.ingestion import export, ingest, repair, verify
+    from ptyzarr.ingestion import export, ingest, repair, transform, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
@@ -40,6 +40,7 @@ __all__ = [
     "PtyzarrError",
     "RawDataTorch",
     "ScanStore",
+    "TransformConfig",
     "__version__",
     "export",
     "ingest",
@@ -49,6 +50,7 @@ __all__ = [
     "repair",
     "split_groups",
     "split_scans",
+    "transform",
     "verify",
 ]
 
@@ -76,6 +78,7 @@ _HOMES = {
     "repair": "ingestion",
     "split_groups": "grouping",
     "split_scans": "grouping",
+    "transform": "ingestion",
     "verify": "ingestion",
 }
 

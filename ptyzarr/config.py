@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import os
 import re
 from typing import Any, Literal, get_args
 
@@ -163,6 +164,58 @@ class IngestConfig:
         parse_size(self.memory)
         if self.scheduler is not None and self.n_workers is not None:
             raise ConfigError("n_workers and scheduler exclude each other; give one of them")
+
+    @property
+    def memory_bytes(self) -> int:
+        """The memory budget in bytes."""
+        return parse_size(self.memory)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TransformConfig:
+    """How a store becomes another one whose frames are cut, padded, flipped, turned or masked.
+
+    In this order: pixels are masked, frames are cut or padded, flipped, then turned.
+    """
+
+    frame_size: int | None = option(
+        None, "cut or pad frames to this width in pixels, the zero frequency at pixel N//2"
+    )
+    flip_x: bool = option(False, "flip columns: x and the horizontal frequency change sign")
+    flip_y: bool = option(False, "flip rows: y and the vertical frequency change sign")
+    quarter_turns: int = option(
+        0, "turn by 0 to 3 times 90 degrees counterclockwise, row 0 shown at the top"
+    )
+    bad_pixels: str | os.PathLike[str] | None = option(
+        None, "a .npy or .npz of (N, N), the width before cutting; what is not 0 is bad"
+    )
+    bad_pixel_mode: Literal["zero", "keep"] = option(
+        "zero", "bad pixels become 0 in all frames, or keep their values; the mask goes along"
+    )
+    layout: Layout = option(
+        "hilbert",
+        "order of the frames on disk: along a Hilbert curve through the positions, or as acquired",
+    )
+    memory: str | int = option("1GiB", "memory that this may add to the process, e.g. 512MiB")
+    n_workers: int | None = option(None, "shards written at once (default: the cores at hand)")
+    overwrite: bool = option(False, "replace a store that was made from another source")
+
+    def __post_init__(self) -> None:
+        """Check every option; raise `ConfigError`."""
+        _check_int(self, "frame_size", 1, optional=True)
+        _check_int(self, "quarter_turns", 0)
+        if self.quarter_turns > 3:
+            raise ConfigError(f"quarter_turns is {self.quarter_turns}; expected 0, 1, 2 or 3")
+        _check_bools(self, "flip_x", "flip_y", "overwrite")
+        _check_choice(self, "bad_pixel_mode", ("zero", "keep"))
+        _check_choice(self, "layout", get_args(Layout))
+        if not isinstance(self.bad_pixels, str | os.PathLike | None):
+            raise ConfigError(
+                f"bad_pixels is a {type(self.bad_pixels).__name__}; expected the path of a .npy or "
+                ".npz; save the mask with numpy.save"
+            )
+        _check_int(self, "n_workers", 1, optional=True)
+        parse_size(self.memory)
 
     @property
     def memory_bytes(self) -> int:

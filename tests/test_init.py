@@ -10,9 +10,9 @@ import ptyzarr
 NAMES = [
     "Batch", "GroupDataModule", "GroupDataset", "GroupLoader", "GroupMapDataset",
     "GroupingConfig", "IngestConfig", "LoaderConfig", "MemmapDatasetBridge",
-    "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch", "ScanStore", "as_tensordict",
-    "export", "ingest", "neighbors", "open_store", "open_stores", "repair", "split_groups",
-    "split_scans", "verify",
+    "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch", "ScanStore", "TransformConfig",
+    "as_tensordict", "export", "ingest", "neighbors", "open_store", "open_stores", "repair",
+    "split_groups", "split_scans", "transform", "verify",
 ]  # fmt: skip
 
 WITHOUT_LIGHTNING = """

@@ -161,3 +161,35 @@ def test_groups_by_number_stay_within_their_budget(tmp_path, way):
     )
     growth = peak_growth(imports, _LOOKUP, tmp_path / "scan.zarr", "288MiB", way)
     assert growth < parse_size("288MiB")
+
+
+_TRANSFORM = """
+config = ptyzarr.TransformConfig(frame_size=int(sys.argv[3]), flip_x=True, memory=sys.argv[4],
+    n_workers=2)
+ptyzarr.transform(sys.argv[1], sys.argv[2], config).close()
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("frame_size", "object_size", "budget"),
+    [
+        pytest.param(32, 64, "192MiB", id="cut"),
+        pytest.param(192, 64, "192MiB", id="padded"),
+        pytest.param(96, 2560, "384MiB", id="object of 50 MiB"),
+    ],
+)
+def test_a_transform_stays_within_its_budget(tmp_path, frame_size, object_size, budget):
+    frames = np.tile(make_arrays(64, 128)["diff3d"], (25, 1, 1))
+    positions = {key: make_arrays(1600, 16)[key] for key in ("xcoords", "ycoords")}
+    make_npz(
+        tmp_path / "scan.npz", diff3d=frames, probeGuess=np.ones((128, 128), "c8"),
+        objectGuess=np.ones((object_size, object_size), "c8"), **positions,
+        xcoords_start=None, ycoords_start=None, scan_index=None,
+    )  # fmt: skip
+    ingest(tmp_path / "scan.npz", tmp_path / "scan.zarr").close()
+    growth = peak_growth(
+        "", _TRANSFORM, tmp_path / "scan.zarr", tmp_path / "made.zarr", frame_size, budget
+    )
+    assert growth < parse_size(budget)

@@ -1,4 +1,4 @@
-"""A source file becomes a store, is verified and repaired, and can be had back."""
+"""A source file becomes a store, is verified, repaired, transformed, and can be had back."""
 
 from ptyzarr.ingestion.aside import new_folder
 from ptyzarr.ingestion.export import export
@@ -8,6 +8,7 @@ from ptyzarr.ingestion.parts import PartReport, PlanReport, plan_parts, write_pa
 from ptyzarr.ingestion.publication import publish
 from ptyzarr.ingestion.repair import RepairReport, repair
 from ptyzarr.ingestion.runner import ingest
+from ptyzarr.ingestion.transform import transform
 from ptyzarr.ingestion.verify import VerifyReport, verify
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "plan_parts",
     "publish",
     "repair",
+    "transform",
     "verify",
     "write_part",
 ]

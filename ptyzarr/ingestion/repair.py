@@ -36,6 +36,7 @@ from ptyzarr.ingestion.plan import Plan, make_plan
 from ptyzarr.ingestion.runner import is_same_source, make_job, open_scan, write_store
 from ptyzarr.ingestion.staging import Staging, storage_errors, sync_folder
 from ptyzarr.ingestion.threads import worker_threads
+from ptyzarr.ingestion.transform import STORE_FORMAT, repeat_transform
 from ptyzarr.ingestion.verify import verify
 from ptyzarr.ingestion.write import write_one_shard
 from ptyzarr.progress import Progress, Silent
@@ -51,6 +52,7 @@ from ptyzarr.store import (
     file_digest,
     list_keys,
     open_store,
+    read_node,
     read_root,
     sync_file,
     was_written_here,
@@ -58,6 +60,7 @@ from ptyzarr.store import (
 
 _SHARD = re.compile(r"diffraction/c/(\d+)/0/0")
 _FRAMES = "diffraction/zarr.json"
+_BAD_PIXELS = "bad_pixels"
 _OUTCOME = "files that were replaced are whole; remove the cause and run the same command again"
 
 
@@ -98,7 +101,7 @@ def repair(
     store
         Folder of the store.
     source
-        The file it was made from.
+        The file it was made from, or the store it was transformed from.
     progress
         Receives the stages; silent if None.
 
@@ -172,7 +175,12 @@ def _repair_locked(
         nonfinite="mask" if f"{MASKED}/index/{ROOT_KEY}" in files else "refuse",
     )
     metadata = document["consolidated_metadata"]["metadata"]["diffraction"]
-    scan = _open(source, config, staging)
+    is_transformed = recorded["format"] == STORE_FORMAT
+    scan = (
+        _open_origin(source, target, recorded, files)
+        if is_transformed
+        else _open(source, config, staging)
+    )
     if scan is None or not is_same_source(scan, recorded, metadata["shape"][0]):
         raise _not_the_source(source, target)
     damaged = _find_damaged(target, files, progress)
@@ -214,6 +222,29 @@ def _open(source: Path, config: IngestConfig, staging: Staging) -> Scan | None:
         return open_scan(source, staging.root, config)
     except (MissingFieldError, ShapeError):
         return None
+
+
+def _open_origin(
+    source: Path,
+    target: Path,
+    recorded: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, Any]],
+) -> Scan:
+    """Return the scan that a store was transformed from; the mask is the one that it has.
+
+    Raises
+    ------
+    DamagedStoreError
+        If the mask is damaged: the origin does not have it.
+    """
+    masks = {key: entry for key, entry in files.items() if key.startswith(f"{_BAD_PIXELS}/")}
+    if any(wrong for _, wrong in check_digests(target, masks)):
+        raise DamagedStoreError(
+            f"{target}: the mask of bad pixels is damaged, and {source} does not have it; expected "
+            "it to be whole; run the same transform again with --overwrite"
+        )
+    bad_pixels = read_node(target, _BAD_PIXELS) if masks else None
+    return repeat_transform(open_store(source), recorded["transforms"][-1], bad_pixels)
 
 
 def _find_damaged(
@@ -301,6 +332,11 @@ def _repair_root(
     target: Path, source: Path, staging: Staging, progress: Progress
 ) -> tuple[str, ...]:
     """Make the root document again, and shards that differ from the source's."""
+    if source.is_dir():
+        raise SourceError(
+            f"{target}: {ROOT_KEY}, which says by which transform it was made from {source}, is "
+            "damaged; expected it to be whole; run the same transform again with --overwrite"
+        )
     config = _guess_config(target)
     scan = _open(source, config, staging)
     if scan is None:  # the name of the member may be what is damaged

@@ -9,6 +9,7 @@ from ptyzarr.store.manifest import (
     read_root,
     was_written_here,
 )
+from ptyzarr.store.nodes import read_node
 from ptyzarr.store.scanstore import ScanStore, open_store, open_stores
 from ptyzarr.store.schema import (
     COUNT_DTYPES,
@@ -63,6 +64,7 @@ __all__ = [
     "natural_key",
     "open_store",
     "open_stores",
+    "read_node",
     "read_root",
     "shard_key",
     "source_identity",

@@ -97,6 +97,8 @@ class Experiments:
         Probes; with modes if any scan has them, missing modes zero.
     selection
         A hash of the groups selected from each scan, or None, where it is all of them.
+    bad_pixels : (n_scans, N, N) bool, or None
+        Masks; None if no scan has one.
 
     Raises
     ------
@@ -119,6 +121,7 @@ class Experiments:
         self.frame_size = _common_frame_size(self.scans)
         self.group_size = grouping.group_size
         self.probe = _stack_probes(self.scans)
+        self.bad_pixels = _stack_masks(self.scans, self.frame_size)
         self.decoder = FrameDecoder(self.scans, self.frame_size)
         scales = _given_scales(scale, len(self.scans))
         self.scales = np.full(len(self.scans), np.nan, np.float32) if scales is None else scales
@@ -379,4 +382,17 @@ def _stack_probes(scans: Sequence[StreamableScan]) -> NDArray[np.complex64]:
     stacked = np.zeros((len(probes), max(len(mode) for mode in modes), *shape), np.complex64)
     for target, mode in zip(stacked, modes, strict=True):
         target[: len(mode)] = mode
+    return stacked
+
+
+def _stack_masks(scans: Sequence[StreamableScan], frame_size: int) -> NDArray[np.bool_] | None:
+    """Return (n_scans, N, N) bool, all False for a scan without a mask; None without any."""
+    # Not every scan that can be streamed knows of masks.
+    masks = [getattr(scan, "bad_pixels", None) for scan in scans]
+    if all(mask is None for mask in masks):
+        return None
+    stacked = np.zeros((len(scans), frame_size, frame_size), np.bool_)
+    for target, mask in zip(stacked, masks, strict=True):
+        if mask is not None:
+            target[:] = mask
     return stacked

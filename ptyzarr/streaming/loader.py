@@ -68,6 +68,9 @@ class Batch:
     coords_start_offsets, coords_start_relative, coords_start_nn
         Like `coords_offsets`, `coords_relative` and `coords_nn`, of the start positions, with
         ``details=True``; of the positions for a scan without start positions.
+    bad_pixels : (n_stores, N, N) bool, or None
+        Pixels of X that mean nothing, to be indexed by `experiment_id`; None if no store has a
+        mask. The same object in every batch.
     """
 
     X: Any
@@ -83,6 +86,7 @@ class Batch:
     coords_start_offsets: Any = None
     coords_start_relative: Any = None
     coords_start_nn: Any = None
+    bad_pixels: Any = None
 
 
 class GroupLoader:
@@ -157,6 +161,8 @@ class GroupLoader:
         self._sampler.order(0, dataclasses.replace(self._share, stop=self._share.start + 1))
         self._memory = plan_memory(config.memory_bytes, self._demand(before, resident_memory()))
         self._probe = self._sink.convert(self._experiments.probe)
+        masks = self._experiments.bad_pixels
+        self._bad_pixels = None if masks is None else self._sink.convert(masks)
         self._pool: ChunkPool | None = None
         self._planner: ChunkPlanner | None = None
         self._pipeline: Pipeline | None = None
@@ -307,7 +313,8 @@ class GroupLoader:
         return self._pipeline
 
     def _deliver(self, finished: Any) -> Batch:
-        return Batch(**self._sink.deliver(finished), probe=self._probe)
+        fields = self._sink.deliver(finished)
+        return Batch(**fields, probe=self._probe, bad_pixels=self._bad_pixels)
 
     def _note(self, epoch: int, first_batch: int, batch: int, started: float) -> None:
         """Take note of a delivered batch."""

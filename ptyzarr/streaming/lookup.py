@@ -84,6 +84,8 @@ class GroupLookup:
         started_nbytes = after[0] - before[0] if before and after else None
         self._memory = plan_memory(config.memory_bytes, self._demand(started_nbytes))
         self.probe = self._sink.convert(self._experiments.probe)
+        masks = self._experiments.bad_pixels
+        self.bad_pixels = None if masks is None else self._sink.convert(masks)
         self._lock = threading.Lock()
         self._pool: ChunkPool | None = None
         self._views: Any = None
@@ -135,7 +137,8 @@ class GroupLookup:
         groups = self._check_numbers(numbers)
         with self._lock:
             finished = self._gather(groups)
-        return Batch(**self._sink.deliver(finished), probe=self.probe)
+        fields = self._sink.deliver(finished)
+        return Batch(**fields, probe=self.probe, bad_pixels=self.bad_pixels)
 
     def close(self) -> None:
         """Give the memory back; a later call takes it anew."""

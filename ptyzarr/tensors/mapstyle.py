@@ -16,14 +16,15 @@ from ptyzarr.tensors.dataset import batch_as_dict, config_here
 
 _DEFAULT: Final = LoaderConfig()
 _STATE_VERSION: Final = 1
+_SHARED: Final = ("probe", "bad_pixels")
 
 
 class GroupMapDataset(Dataset[dict[str, Any]]):
     """Canonical groups by number, for samplers that exist already.
 
     ``dataset[i]`` is group i, scan after scan: the fields of `Batch` without the batch axis, in a
-    dict. It leaves out what is not the group's own: `probe`, an attribute of the dataset, to be
-    indexed by `experiment_id`; and ``Y`` where there is none, which torch cannot collate.
+    dict. It leaves out what is not the group's own: `probe` and `bad_pixels`, attributes of the
+    dataset, to be indexed by `experiment_id`; and ``Y`` where there is none, which torch cannot collate.
     ``dataset[[i, j, ...]]``, also of an array or a slice, is a whole batch as `GroupDataset` gives
     it, in the order asked for. Two ways to make batches:
 
@@ -113,6 +114,11 @@ class GroupMapDataset(Dataset[dict[str, Any]]):
         """(n_stores, [mode,] N, N) complex64 probes, to be indexed by `experiment_id`."""
         return self.lookup.probe
 
+    @property
+    def bad_pixels(self) -> Any:
+        """(n_stores, N, N) bool masks, to be indexed by `experiment_id`; None without any."""
+        return self.lookup.bad_pixels
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the numbers of the groups stand for, as plain JSON.
 
@@ -158,5 +164,5 @@ def _as_numbers(index: Any, n_groups: int) -> NDArray[np.integer[Any]]:
 def _split(batch: Batch, n_groups: int) -> list[dict[str, Any]]:
     """Return the groups of a batch, each as views of it."""
     fields = batch_as_dict(batch)
-    own = {name: value for name, value in fields.items() if name != "probe" and value is not None}
+    own = {name: x for name, x in fields.items() if name not in _SHARED and x is not None}
     return [{name: value[row] for name, value in own.items()} for row in range(n_groups)]

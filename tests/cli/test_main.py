@@ -252,8 +252,8 @@ def test_every_error_code_has_an_exit_status() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "", "ingest", "plan", "publish", "info", "verify", "repair", "export", "group", "stream",
-        "view", "bench", "demo",
+        "", "ingest", "plan", "publish", "info", "verify", "repair", "transform", "export", "group",
+        "stream", "view", "bench", "demo",
     ],
 )  # fmt: skip
 def test_help_teaches(run, command: str) -> None:
