@@ -209,6 +209,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "contenders": hows,
     "ingest-stored": report_block("ingest-medium", 0),
     "ingest-deflated": report_block("ingest-medium", 1),
+    "transform": table_block("transform"),
     "memory": memory_block,
     "growth": table_block("growth"),
     "growth-kept": table_block("growth-kept"),

@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> Table:
         rows=rows,
         conditions={"scan": options.scan, "memory": options.memory, "rounds": options.rounds},
     )
-    save_tables([table], options.out / f"transform-{options.scan}.json")
+    save_tables([table], options.out / "transform.json")
     return table
 
 

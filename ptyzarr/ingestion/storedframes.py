@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.errors import SourceChangedError
 from ptyzarr.ingestion.geometry import move_pixels
+from ptyzarr.ingestion.values import amplitude_of
 from ptyzarr.store import ScanStore
 
 PIECE_BYTES = 1024**2  # of frames before they are moved, which may be much larger than after
@@ -88,7 +89,7 @@ class StoredFrames:
         step = self._step()
         for start in range(0, len(indices), step):
             part = slice(start, start + step)
-            frames[part] = move_pixels(self._values(indices[part]), self.pixels)
+            frames[part] = self._values(move_pixels(self.store.stored(indices[part]), self.pixels))
         return frames
 
     def read_summed(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.uint32]]:
@@ -103,10 +104,11 @@ class StoredFrames:
         for start in range(0, self.shape[0], max_frames):
             yield self.read(np.arange(start, min(start + max_frames, self.shape[0])))
 
-    def _values(self, indices: NDArray[np.int64]) -> NDArray[Any]:
-        """Return frames as the source of the store had them."""
-        values = self.store.stored(indices) if self.is_counts else self.store.amplitude(indices)
-        return values.astype(self.dtype, copy=False)
+    def _values(self, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return what the source of the store had for stored pixels, which are moved by now."""
+        if self.store.quantity == "counts" and not self.is_counts:
+            return amplitude_of(stored)
+        return stored
 
     def _step(self) -> int:
         return max(1, PIECE_BYTES // (self.store.frame_size**2 * max(4, self.dtype.itemsize)))

@@ -24,7 +24,8 @@ class GroupMapDataset(Dataset[dict[str, Any]]):
 
     ``dataset[i]`` is group i, scan after scan: the fields of `Batch` without the batch axis, in a
     dict. It leaves out what is not the group's own: `probe` and `bad_pixels`, attributes of the
-    dataset, to be indexed by `experiment_id`; and ``Y`` where there is none, which torch cannot collate.
+    dataset, to be indexed by `experiment_id`; and ``Y`` where there is none, which torch cannot
+    collate.
     ``dataset[[i, j, ...]]``, also of an array or a slice, is a whole batch as `GroupDataset` gives
     it, in the order asked for. Two ways to make batches:
 
