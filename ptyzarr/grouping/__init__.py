@@ -2,6 +2,7 @@
 
 from ptyzarr.grouping.cache import cached_group_table
 from ptyzarr.grouping.coords import group_coords, normalization_factor
+from ptyzarr.grouping.factors import cached_factor
 from ptyzarr.grouping.grouped import grouped_arrays
 from ptyzarr.grouping.neighbors import neighbors
 from ptyzarr.grouping.patches import object_patches
@@ -21,6 +22,7 @@ __all__ = [
     "GroupTable",
     "GroupedData",
     "RawDataTorch",
+    "cached_factor",
     "cached_group_table",
     "group_coords",
     "group_table",

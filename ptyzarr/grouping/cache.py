@@ -64,11 +64,10 @@ def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
     GroupingError, DtypeError, ShapeError
         As `group_table`; never for the cache's sake.
     """
-    key = _table_key(store, config)
+    key = table_key(store, config)
     if key is None:
         return group_table(store, config)
-    name = xxhash.xxh3_128_hexdigest(key) + ".groups"
-    paths = [folder / name for folder in _cache_folders(store.path)]
+    paths = cache_paths(store.path, key, ".groups")
     before = [_signature(path) for path in paths]
     table = _find_table(paths, key, store.n_frames)
     if table is not None:
@@ -77,7 +76,7 @@ def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
         table = _find_table(paths, key, store.n_frames)
         if table is None:
             table = group_table(store, config)
-            _keep_table(paths, _encode_table(table, key))
+            keep_content(paths, _encode_table(table, key))
     return table
 
 
@@ -87,7 +86,7 @@ def _find_table(paths: Sequence[Path], key: bytes, n_frames: int) -> GroupTable 
     return next((table for table in tables if table is not None), None)
 
 
-def _keep_table(paths: Sequence[Path], content: bytes) -> None:
+def keep_content(paths: Sequence[Path], content: bytes) -> None:
     """Write the first of the files that can be written, if any can."""
     for path in paths:
         try:
@@ -107,7 +106,7 @@ def _signature(path: Path) -> tuple[int, int, int] | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-def _table_key(store: StoredScan, config: GroupingConfig) -> bytes | None:
+def table_key(store: StoredScan, config: GroupingConfig) -> bytes | None:
     """Return what decides the groups, or None where nothing can (no usable seed)."""
     options = config.deciding_options()
     if options["seed"] is None:
@@ -127,8 +126,14 @@ def _plain(value: Any) -> Any:
     return operator.index(value) if hasattr(value, "__index__") else float(value)
 
 
+def cache_paths(path: str, key: bytes, suffix: str) -> list[Path]:
+    """Return where a file about `key` and the store at `path` may lie, best first."""
+    name = xxhash.xxh3_128_hexdigest(key) + suffix
+    return [folder / name for folder in _cache_folders(path)]
+
+
 def _cache_folders(path: str) -> list[Path]:
-    """Return the folders in which a table of the store at `path` may lie, best first."""
+    """Return the folders in which files of the store at `path` may lie, best first."""
     folders = []
     if "://" not in path:
         folders.append(Path(path).absolute().parent / ".ptyzarr-cache")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ConfigError
-from ptyzarr.grouping import GroupTable, cached_group_table, group_coords, normalization_factor
+from ptyzarr.grouping import GroupTable, cached_factor, cached_group_table, group_coords
 from ptyzarr.scan import ChunkReader, Quantity, ScanLike
 from ptyzarr.streaming.decoder import FrameDecoder
 from ptyzarr.streaming.details import Details, coords_dtypes
@@ -292,8 +292,7 @@ class Experiments:
             scan = self.scans[number]
             table = cached_group_table(scan, grouping)
             if not has_scales:
-                factor = normalization_factor(scan.frame_power, table.nn_indices, self.frame_size)
-                self.scales[number] = factor
+                self.scales[number] = cached_factor(scan, grouping, table)
             numbers = selected_groups(chosen, table.n_groups, scan.path)
             if numbers is not None:
                 # At once, so that whole tables of several scans are never in memory together.
