@@ -103,9 +103,10 @@ class GroupMapDataset(Dataset[dict[str, Any]]):
         BudgetError, DeviceError, GroupingError
             As `GroupLookup` raises them.
         """
+        if get_worker_info() is not None:
+            # A forked worker has its parent's lookup, which may be one for a device.
+            config_here(self._config, self._grouping)
         if self._lookup is None:
-            if get_worker_info() is not None:
-                config_here(self._config, self._grouping)
             self._lookup = GroupLookup(
                 self._stores, self._grouping, self._config, scale=self._scale
             )
