@@ -277,12 +277,19 @@ def test_a_failure_to_draw_leaves_no_claim(scan, beside, monkeypatch):
     assert not beside.exists()
 
 
-def test_where_no_claim_can_be_made_everybody_draws(scan, beside, user_cache, drawn, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(PermissionError(13, "Permission denied"), id="not-allowed"),
+        pytest.param(FileNotFoundError(2, "No such file or directory"), id="always-gone"),
+    ],
+)
+def test_where_no_claim_can_be_made_everybody_draws(scan, beside, drawn, monkeypatch, error):
     real = os.open
 
     def refuse(path, flags, *rest):
         if str(path).endswith(".claim"):
-            raise PermissionError(13, "Permission denied")
+            raise error
         return real(path, flags, *rest)
 
     monkeypatch.setattr(os, "open", refuse)
@@ -290,6 +297,41 @@ def test_where_no_claim_can_be_made_everybody_draws(scan, beside, user_cache, dr
     assert len(drawn) == 1
     # Tables can be written all the same.
     assert [path.suffix for path in beside.iterdir()] == [".groups"]
+
+
+def test_a_claim_that_is_none_is_left_alone(scan, beside, drawn, monkeypatch):
+    claim = leave_claim(beside, scan, **ELSEWHERE)
+    claim.unlink()
+    claim.mkdir()
+    monkeypatch.setattr("ptyzarr.grouping.claims.STALE_S", 0.05)
+    drawn.clear()
+    cached_group_table(scan, CONFIG)
+    assert len(drawn) == 1
+    assert claim.is_dir()
+
+
+def test_a_new_claim_is_not_taken_for_the_dead_one_that_it_replaced(
+    scan, beside, drawn, monkeypatch
+):
+    claim = leave_claim(beside, scan, **DEAD)
+    judged = []
+
+    def replace_once(owner):
+        judged.append(owner["token"])
+        if len(judged) == 1:
+            # Another waiter was faster.
+            claim.write_text(json.dumps({**ELSEWHERE, "token": "b"}))
+            return True
+        assert claim.exists()
+        return None
+
+    monkeypatch.setattr("ptyzarr.grouping.claims.is_dead", replace_once)
+    monkeypatch.setattr("ptyzarr.grouping.claims.STALE_S", 0.1)
+    drawn.clear()
+    cached_group_table(scan, CONFIG)
+    assert len(drawn) == 1
+    assert judged[:2] == ["a", "b"]
+    assert len(judged) > 3, "the new claim was given no time"
 
 
 def test_a_claim_that_cannot_be_filled_is_no_error(scan, beside, drawn, monkeypatch):

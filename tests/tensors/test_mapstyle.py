@@ -21,7 +21,7 @@ from torch.utils.data import (
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError, DeviceError, DtypeError, GroupIndexError
 from ptyzarr.streaming import GroupLoader
-from ptyzarr.tensors import GroupDataset, GroupMapDataset
+from ptyzarr.tensors import GroupDataset, GroupMapDataset, TorchSink
 
 GROUPING = GroupingConfig(gridsize=2, n_neighbors=5)
 CONFIG = LoaderConfig(batch_size=8)
@@ -227,6 +227,15 @@ def be_worker(monkeypatch):
 def test_a_worker_refuses_a_cuda_device(stores, monkeypatch):
     be_worker(monkeypatch)
     dataset = GroupMapDataset(stores, GROUPING, LoaderConfig(device="cuda"))
+    with pytest.raises(ConfigError, match=r"'cuda' in a worker process"):
+        dataset[0]
+
+
+def test_a_forked_worker_refuses_the_device_of_its_parent(stores, monkeypatch):
+    monkeypatch.setattr("ptyzarr.streaming.lookup.make_sink", TorchSink)
+    dataset = GroupMapDataset(stores, GROUPING, LoaderConfig(device="cuda"))
+    assert len(dataset[[1, 2]]["X"]) == 2
+    be_worker(monkeypatch)
     with pytest.raises(ConfigError, match=r"'cuda' in a worker process"):
         dataset[0]
 

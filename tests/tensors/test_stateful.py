@@ -171,6 +171,34 @@ def test_states_of_workers_resume_where_they_were_taken(store, make, method, pla
     dataset.close()
 
 
+@pytest.mark.parametrize("n_delivered", [0, 2, N_BATCHES, "over"])
+def test_workers_made_anew_for_each_epoch_go_by_its_number(store, n_delivered):
+    workers = {"num_workers": 2, "multiprocessing_context": "fork"}
+    dataset, loader = make_streamed(store, **workers)
+    epochs = []
+    for epoch in range(3):
+        dataset.set_epoch(epoch)
+        epochs.append(rows(loader))
+    dataset.set_epoch(1)
+    iterator = iter(loader)
+    if n_delivered == "over":
+        rows(iterator)
+        rest = epochs[2:]
+    else:
+        rows(itertools.islice(iterator, n_delivered))
+        rest = [epochs[1][n_delivered:], epochs[2]]
+    state = loader.state_dict()
+    dataset.close()
+    resumed, loader = make_streamed(store, **workers)
+    loader.load_state_dict(state)
+    got = []
+    for epoch in range(3 - len(rest), 3):
+        resumed.set_epoch(epoch)
+        got.append(rows(loader))
+    assert got == rest
+    resumed.close()
+
+
 def test_a_state_of_other_groups_is_refused(store):
     dataset, loader = make_mapped(store)
     next(iter(loader))
