@@ -38,8 +38,8 @@ from ptyzarr.scan import frame_power
 
 N_NEIGHBORS, GRIDSIZE, SEED, BATCH = 6, 2, 42, 64
 GROUPING = GroupingConfig(gridsize=GRIDSIZE, n_neighbors=N_NEIGHBORS, seed=SEED)
-COLUMNS = ("way", "first batch s", "lo..hi", "time ratio", "CPU-s", "CPU ratio", "MiB added", "memory ratio",
-           "same bits")  # fmt: skip
+COLUMNS = ("way", "first batch s", "lo..hi", "time ratio", "CPU-s", "CPU ratio", "MiB added",
+           "memory ratio", "same bits")  # fmt: skip
 #: The first batch of a way: members (B, C), X (B, N, N, C) float32, Y (B, N, N, C) complex64.
 First = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
