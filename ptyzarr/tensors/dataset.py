@@ -17,6 +17,7 @@ from ptyzarr.tensors.tensordict import as_tensordict
 _DEFAULT: Final = LoaderConfig()
 Form = Literal["dict", "tensordict"]
 _FIELDS: Final = tuple(field.name for field in dataclasses.fields(Batch))
+_OPTIONAL: Final = {field.name for field in dataclasses.fields(Batch) if field.default is None}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -189,7 +190,11 @@ class GroupDataset(IterableDataset[Any]):
 
 
 def _as_dict(batch: Batch) -> dict[str, Any]:
-    return {name: getattr(batch, name) for name in _FIELDS}
+    """Return the fields; those that were not asked for are left out."""
+    fields = {name: getattr(batch, name) for name in _FIELDS}
+    return {
+        name: value for name, value in fields.items() if not (value is None and name in _OPTIONAL)
+    }
 
 
 FORMS: Final[Mapping[Form, Callable[[Batch], Any]]] = {
