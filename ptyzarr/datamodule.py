@@ -177,7 +177,7 @@ class GroupDataModule(LightningDataModule):
 
     @property
     def splits(self) -> list[GroupSplit]:
-        """How the groups of each store are divided, after `setup` for fitting or validation."""
+        """How the groups of each store are divided, as the last `setup` left it."""
         return self._splits
 
     def prepare_data(self) -> None:
@@ -199,6 +199,7 @@ class GroupDataModule(LightningDataModule):
             ``"fit"``, ``"validate"``, ``"test"`` or ``"predict"``.
         """
         self._close()
+        self._splits = []
         if stage in {"fit", "validate", None}:
             self._set_up_training(is_alone=stage == "validate")
         if stage in {"test", None} and self._test_sources:
@@ -320,7 +321,7 @@ class GroupDataModule(LightningDataModule):
             batches.close()
         for store in self._opened:
             store.close()
-        self._batches, self._opened, self._splits = {}, [], []
+        self._batches, self._opened = {}, []
 
 
 def _as_list(name: str, sources: Source | Sequence[Source] | None) -> list[Source]:

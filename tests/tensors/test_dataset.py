@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import pickle
@@ -308,3 +309,14 @@ def test_a_dataset_of_selected_groups_delivers_them_alone(store):
     assert rows(dataset) == want
     assert len(want) == 4
     dataset.close()
+
+
+def test_items_have_details_where_they_are_asked_for(store):
+    found = []
+    for has_details in (False, True):
+        config = dataclasses.replace(CONFIG, details=has_details)
+        dataset = GroupDataset(store, GROUPING, config)
+        found.append(set(next(iter(dataset))))
+        dataset.close()
+    starts = {f"coords_start_{name}" for name in ("nn", "offsets", "relative")}
+    assert found[1] - found[0] == {"seed_indices", *starts}
