@@ -6,13 +6,14 @@ import itertools
 import os
 import pickle
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from farfield import by_pixel, frames_of, sample, smooth_object, smooth_probe
+from farfield import by_pixel, diffract, frames_of, sample, smooth_object, smooth_probe
 from synthetic import make_arrays, make_npz, tree_state
 
 from ptyzarr.config import IngestConfig, TransformConfig
@@ -29,7 +30,7 @@ from ptyzarr.errors import (
     SourceError,
     VerificationError,
 )
-from ptyzarr.grouping import RawDataTorch, neighbors
+from ptyzarr.grouping import RawDataTorch, neighbors, object_patches
 from ptyzarr.ingestion import export, ingest, repair, transform, verify
 from ptyzarr.ingestion.geometry import Orientation, move_pixels, pixel_map
 from ptyzarr.ingestion.storedframes import StoredFrames
@@ -291,6 +292,18 @@ def test_a_scan_with_modes_and_without_object_is_transformed(make_scan_store, tm
     assert "scan_index" not in made.nodes()
 
 
+def test_pixels_that_were_not_finite_stay_zero_and_their_originals_in_the_origin(
+    make_scan_store, tmp_path
+):
+    frames = make_arrays()["diff3d"]
+    frames[3, 8, 8] = np.nan
+    store = make_scan_store(config=IngestConfig(nonfinite="mask"), diff3d=frames)
+    made = transform(store, tmp_path / "made.zarr", TransformConfig(flip_y=True))
+    assert made.amplitude(EVERY)[3, 8, 8] == 0
+    assert not [node for node in made.nodes() if node.startswith("masked")]
+    assert verify(made.path, store.path).n_frames == 40
+
+
 def test_export_gives_an_npz_from_which_the_same_store_is_made(make_scan_store, tmp_path):
     made = transform(make_scan_store(), tmp_path / "made.zarr", TURNED)
     npz = export(made, tmp_path / "made.npz")
@@ -548,3 +561,30 @@ def test_a_mask_that_does_not_fit_is_refused(make_scan_store, tmp_path, mask, er
     with pytest.raises(error, match=words):
         transform(make_scan_store(), tmp_path / "made.zarr", TransformConfig(bad_pixels=path))
     assert not (tmp_path / "made.zarr").exists()
+
+
+def misfit(store, *, positions=None) -> float:
+    """Return by how much of all amplitude the frames differ from those of probe and object."""
+    chosen = np.arange(0, store.n_frames, 10)
+    centers = (store.positions if positions is None else positions)[chosen]
+    offsets = centers.reshape(-1, 1, 2, 1)
+    size = store.frame_size
+    patches = object_patches(store.object_guess, offsets, np.zeros_like(offsets), size)[..., 0]
+    expected, found = diffract(store.probe_guess * patches), store.amplitude(chosen)
+    expected *= np.sum(expected * found) / np.sum(expected**2)
+    return float(np.abs(found - expected).sum() / found.sum())
+
+
+@pytest.mark.slow
+def test_a_measured_scan_is_explained_as_well_after_as_before(tmp_path):
+    source = resources.files("ptyzarr") / "demo_data" / "siemens_star_516.npz"
+    with resources.as_file(source) as path:
+        store = ingest(path, tmp_path / "scan.zarr")
+    before = misfit(store)
+    turned = transform(store, tmp_path / "turned.zarr", TURNED)
+    assert misfit(turned) == pytest.approx(before, abs=1e-3)
+    assert misfit(turned, positions=store.positions) > 2 * before
+    # What is cut off is mostly noise, which no probe and object explain.
+    small = transform(store, tmp_path / "small.zarr", TransformConfig(frame_size=96))
+    assert misfit(small) < before
+    assert misfit(small, positions=store.positions) > 2 * before
