@@ -189,6 +189,7 @@ def test_run_all_names_scripts_that_are_there(script: Callable[[str], Any]) -> N
         pytest.param("start", ("--frames", 500, "--rounds", 1, "--no-first-run"), id="start"),
         pytest.param("timeline", ("--scan", "small", "--memory", "256MiB"), id="timeline"),
         pytest.param("device", ("--scan", "small"), id="device"),
+        pytest.param("remote", ("--scan", "small", "--latency", "0.01"), id="remote"),
         pytest.param(
             "growth",
             ("--frames", 500, 1_000, "--memory", "256MiB", "--rounds", 1),

@@ -27,13 +27,15 @@ T = TypeVar("T")
 #: Name under which a file's sha256 travels with it, where the server keeps such names.
 DIGEST_ATTRIBUTE = "ptyzarr-sha256"
 _FIRST_PAUSE_S = 0.1
+_BUSY_PAUSE_S = 0.4  # many readers of one server must not all come back at once
 _LONGEST_PAUSE_S = 5.0
 _STREAM_BYTES = 256 * 1024
 _PART_BYTES = 8 * 1024**2
 _PART_PATIENCE = 12  # an upload's part may take so many times as long as a stall
 _CONNECT_S = 5.0
 _LONGEST = timedelta(hours=1)
-_WORTH_ANOTHER_TRY = {408, 425, 429}
+_BUSY = (429, 503)
+_WORTH_ANOTHER_TRY = (408, 425, 429)
 
 
 class NoRangesError(StorageError):
@@ -289,7 +291,8 @@ class RemoteFolder:
                 f"{what}: {reason} (attempt {failures} of {self.access.attempts}); expected the "
                 "file; check the network and the server, then try again"
             ) from error
-        longest = min(_FIRST_PAUSE_S * 2 ** (failures - 1), _LONGEST_PAUSE_S)
+        first = _BUSY_PAUSE_S if status in _BUSY else _FIRST_PAUSE_S
+        longest = min(first * 2 ** (failures - 1), _LONGEST_PAUSE_S)
         time.sleep(random.uniform(longest / 2, longest))
 
     def _refusal(self, what: str, error: Exception) -> PtyzarrError:
@@ -316,7 +319,8 @@ class RemoteFolder:
         client: dict[str, Any] = {
             "connect_timeout": min(stall, timedelta(seconds=_CONNECT_S)),
             "timeout": stall * _PART_PATIENCE if is_writing else _LONGEST,
-            "allow_http": True,
+            # Only then: a redirect must not lead from a safe connection to another.
+            "allow_http": _is_plain(self.url),
         }
         if not is_writing:
             client["read_timeout"] = stall
@@ -387,6 +391,13 @@ def describe_failure(error: Exception, timeout_s: float) -> str:
         if re.search(pattern, text):
             return reason
     return _first_line(error)
+
+
+def _is_plain(url: str) -> bool:
+    """Return whether requests for a URL are not encrypted."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    addresses = [url] if url.lower().startswith("http") else [os.environ.get(n, "") for n in names]
+    return any(address.lower().startswith("http:") for address in addresses)
 
 
 def _first_line(error: Exception) -> str:
