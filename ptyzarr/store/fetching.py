@@ -85,16 +85,24 @@ class RemoteShardReader(CompiledReader):
         *,
         wants_planes: bool,
     ) -> int:
-        shard = self._acquire(number)
+        arguments = (number, inner, slots, out)
         try:
-            index = shard.index()
+            return self._decode_shard(*arguments, wants_planes=wants_planes)
         except NoRangesError:
-            shard.release()
             self._ask_for_whole_files()
-            shard = self._acquire(number)
-        except BaseException:
-            shard.release()
-            raise
+            return self._decode_shard(*arguments, wants_planes=wants_planes)
+
+    def _decode_shard(
+        self,
+        number: int,
+        inner: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        wants_planes: bool,
+    ) -> int:
+        """Do what `_read_shard` does; raises `NoRangesError` where parts are not to be had."""
+        shard = self._acquire(number)
         try:
             index = shard.index()
             order = np.argsort(index[inner, 0], kind="stable")

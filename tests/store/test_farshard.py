@@ -134,6 +134,18 @@ def test_a_cache_that_cannot_be_made_is_no_reason_to_fail(
     far.close()
 
 
+def test_what_parts_are_cached_of_is_completed_by_a_server_without_ranges(
+    store: ScanStore, folder_server: FolderServer, open_cached: Callable[..., ScanStore]
+) -> None:
+    far = open_cached()
+    far.amplitude(ALL[:20])
+    far.close()
+    folder_server.gives_ranges = False
+    far = open_cached()
+    assert np.array_equal(far.amplitude(ALL), store.amplitude(ALL))
+    far.close()
+
+
 def test_a_server_without_ranges_needs_the_disk(
     store: ScanStore,
     folder_server: FolderServer,
