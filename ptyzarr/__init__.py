@@ -20,7 +20,7 @@ from ptyzarr.errors import DeviceError, PtyzarrError
 if TYPE_CHECKING:
     from ptyzarr.datamodule import GroupDataModule as GroupDataModule
     from ptyzarr.grouping import RawDataTorch, neighbors, split_groups, split_scans
-    from ptyzarr.ingestion import export, ingest, repair, transform, verify
+    from ptyzarr.ingestion import export, ingest, repair, stage, transform, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
@@ -50,6 +50,7 @@ __all__ = [
     "repair",
     "split_groups",
     "split_scans",
+    "stage",
     "transform",
     "verify",
 ]
@@ -78,6 +79,7 @@ _HOMES = {
     "repair": "ingestion",
     "split_groups": "grouping",
     "split_scans": "grouping",
+    "stage": "ingestion",
     "transform": "ingestion",
     "verify": "ingestion",
 }

@@ -360,6 +360,16 @@ class PlaneReader(ChunkReader, Protocol):
         ...
 
 
+@runtime_checkable
+class DistantReader(ChunkReader, Protocol):
+    """A reader whose `read_chunks` spends most of its time waiting for a network."""
+
+    @property
+    def jobs_at_once(self) -> int:
+        """Calls that are worth having under way at once, however few the cores."""
+        ...
+
+
 def frame_power(frames: NDArray[Any]) -> NDArray[np.float64]:
     """Return the sum over pixels of squared amplitude of each frame, by NumPy's own float64 sum.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import farstores
 import pytest
 import synthetic
 from hypothesis import settings
@@ -71,6 +73,35 @@ def make_scan_store(tmp_path: Path) -> Iterator[Callable[..., ScanStore]]:
     yield make
     for store in opened:
         store.close()
+
+
+@pytest.fixture
+def folder_server(tmp_path: Path) -> Iterator[farstores.FolderServer]:
+    """A server of the test's own folder over HTTP."""
+    with farstores.serve_folder(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3_address() -> Iterator[str]:
+    """Address of an S3 server that lives as long as the tests."""
+    with farstores.serve_s3() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty bucket, with the environment that reaches it."""
+    name = f"scans-{uuid.uuid4().hex[:12]}"
+    farstores.make_bucket(s3_address, name)
+    for variable, value in {
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": s3_address,
+    }.items():
+        monkeypatch.setenv(variable, value)
+    return f"s3://{name}"
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ ALLOWED: dict[str, set[str]] = {
 #: Packages that only one room may import (`bench` imports what it compares with).
 OWNED = {
     "zarr": {"store"},
+    "obstore": {"store"},
     "torch": {"tensors"},
     "tensordict": {"tensors"},
     "lightning": {"datamodule"},

@@ -203,6 +203,7 @@ def test_run_all_names_scripts_that_are_there(script: Callable[[str], Any]) -> N
         pytest.param("device", ("--scan", "small"), id="device"),
         pytest.param("migration", ("--frames", 300, "--rounds", 1), id="migration"),
         pytest.param("transform", ("--scan", "small", "--rounds", 1), id="transform"),
+        pytest.param("remote", ("--scan", "small", "--latency", "0.01"), id="remote"),
         pytest.param(
             "growth",
             ("--frames", 500, 1_000, "--memory", "256MiB", "--rounds", 1),

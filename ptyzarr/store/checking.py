@@ -16,7 +16,49 @@ from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
 from ptyzarr.store.schema import ROOT_KEY
 
 
-class CheckingStore(WrapperStore[LocalStore]):
+class ListedKeys:
+    """The listing half of a zarr store, made of the manifest, whatever else is in the folder."""
+
+    def _listed(self) -> Mapping[str, Any]:
+        """Return the manifest's entries by key."""
+        raise NotImplementedError
+
+    def _has_root(self) -> bool:
+        """Return whether the root document is there."""
+        raise NotImplementedError
+
+    async def exists(self, key: str) -> bool:
+        """Return whether the manifest lists `key`."""
+        return key in self._listed() or (key == ROOT_KEY and self._has_root())
+
+    async def list(self) -> AsyncGenerator[str, None]:
+        """Yield what the manifest lists, whatever else is in the folder."""
+        for key in self._keys():
+            yield key
+
+    async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the listed keys that begin with `prefix`."""
+        for key in self._keys():
+            if key.startswith(prefix):
+                yield key
+
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        """Yield the names right below the folder `prefix` that lead to listed keys."""
+        folder = f"{prefix.rstrip('/')}/" if prefix else ""
+        below = (key[len(folder) :] for key in self._keys() if key.startswith(folder))
+        for name in dict.fromkeys(rest.split("/", 1)[0] for rest in below):
+            yield name
+
+    async def is_empty(self, prefix: str) -> bool:
+        """Return whether no listed key begins with the folder `prefix`."""
+        return not [name async for name in self.list_dir(prefix)]
+
+    def _keys(self) -> dict[str, None]:
+        # The root document lists the others, not itself.
+        return dict.fromkeys([*([ROOT_KEY] if self._has_root() else []), *self._listed()])
+
+
+class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
     """Reads only what the manifest lists, and only if it has the listed size.
 
     zarr reads a missing or empty shard as fill values without an error; here it is a
@@ -94,35 +136,8 @@ class CheckingStore(WrapperStore[LocalStore]):
         for key, prototype, byte_range in requests:
             yield key, await self.get(key, prototype, byte_range)
 
-    async def exists(self, key: str) -> bool:
-        """Return whether the manifest lists `key`."""
-        return key in self._files or (key == ROOT_KEY and self._has_root())
-
-    async def list(self) -> AsyncGenerator[str, None]:
-        """Yield what the manifest lists, whatever else is in the folder."""
-        for key in self._keys():
-            yield key
-
-    async def list_prefix(self, prefix: str) -> AsyncGenerator[str, None]:
-        """Yield the listed keys that begin with `prefix`."""
-        for key in self._keys():
-            if key.startswith(prefix):
-                yield key
-
-    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
-        """Yield the names right below the folder `prefix` that lead to listed keys."""
-        folder = f"{prefix.rstrip('/')}/" if prefix else ""
-        below = (key[len(folder) :] for key in self._keys() if key.startswith(folder))
-        for name in dict.fromkeys(rest.split("/", 1)[0] for rest in below):
-            yield name
-
-    async def is_empty(self, prefix: str) -> bool:
-        """Return whether no listed key begins with the folder `prefix`."""
-        return not [name async for name in self.list_dir(prefix)]
-
-    def _keys(self) -> dict[str, None]:
-        # The root document lists the others, not itself.
-        return dict.fromkeys([*([ROOT_KEY] if self._has_root() else []), *self._files])
+    def _listed(self) -> Mapping[str, Any]:
+        return self._files
 
     def _has_root(self) -> bool:
         return (self._folder / ROOT_KEY).is_file()

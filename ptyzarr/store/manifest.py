@@ -107,7 +107,11 @@ def read_root(path: Path) -> dict[str, Any]:
     DamagedStoreError
         If its bytes are not those that were written.
     """
-    raw = path.read_bytes()
+    return parse_root(path.read_bytes(), path)
+
+
+def parse_root(raw: bytes, path: object) -> dict[str, Any]:
+    """Return what `read_root` does, from the bytes of a root document; `path` is for messages."""
     try:
         document: dict[str, Any] = json.loads(raw)
         attributes = document["attributes"][ATTRIBUTE]
@@ -170,15 +174,17 @@ def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
             )
 
 
-def _check_entries(path: Path, manifest: Mapping[str, Any]) -> None:
+def _check_entries(path: object, manifest: Mapping[str, Any]) -> None:
     """Refuse a manifest that no ingest wrote, before its keys are used as paths."""
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(
         isinstance(entry, dict)
         and isinstance(entry.get("size"), int)
+        and 0 <= entry["size"] < 2**62
         and isinstance(entry.get("sha256"), str)
         and isinstance(entry.get("tail", ""), str)
         and not {"", ".", ".."} & set(key.split("/"))
+        and not set("\0\\:") & set(key)
         for key, entry in files.items()
     ):
         raise SchemaError(
@@ -200,7 +206,7 @@ def _marker(digest: str) -> bytes:
     return _marker_start() + digest.encode() + b'"'
 
 
-def _damaged_root(path: Path) -> DamagedStoreError:
+def _damaged_root(path: object) -> DamagedStoreError:
     return DamagedStoreError(
         f"{path} does not match its own digest; the store is damaged, "
         "'ptyzarr repair' mends it from its source"

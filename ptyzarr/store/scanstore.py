@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import glob
 import io
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -15,20 +13,19 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from ptyzarr.errors import DtypeError, ScanNotFoundError, SchemaError, ShapeError
+from ptyzarr.errors import DtypeError, SchemaError, ShapeError
 from ptyzarr.scan import ChunkReader, Member, Quantity
-from ptyzarr.store.checking import CheckingStore, read_errors
-from ptyzarr.store.manifest import check_sizes, read_root
+from ptyzarr.store.access import RemoteAccess, is_url
+from ptyzarr.store.checking import read_errors
 from ptyzarr.store.native import native_functions
+from ptyzarr.store.places import find_place
 from ptyzarr.store.schema import (
     ATTRIBUTE,
     EXTRA,
-    ROOT_KEY,
     SCHEMA_VERSION,
     member_from_json,
-    natural_key,
 )
-from ptyzarr.store.shards import FallbackReader, FrameFormat, ShardReader
+from ptyzarr.store.shards import FallbackReader, FrameFormat
 
 DECODE_BYTES = 16 * 1024**2  # decoded chunks held while amplitudes are collected
 _NPY_MAGIC = b"\x93NUMPY"
@@ -40,12 +37,15 @@ class ScanStore:
 
     Opening checks that the store is complete (every listed file there with its size); reading
     checks every chunk. Equal paths pickle to equal stores: a copy in another process opens the
-    path again.
+    path again. At a URL, opening reads the root document alone, and files are checked when they
+    are read.
 
     Parameters
     ----------
     path
-        Folder of the store.
+        Folder or URL of the store.
+    access
+        How a URL is reached; the defaults if None.
 
     Raises
     ------
@@ -56,27 +56,24 @@ class ScanStore:
     DamagedStoreError
         If a file is missing, has the wrong size, or the root does not match its digest.
     StorageError
-        If the file system refuses to look.
+        If the file system or the server refuses to look.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], access: RemoteAccess | None = None) -> None:
         self.path = os.fspath(path)
-        if "://" in self.path:
-            raise ScanNotFoundError(
-                f"{self.path} is a URL; this version opens folders only; copy the store to a disk"
-            )
-        # Files are opened later; a change of the working directory must not matter then.
-        self._root = root = Path(os.path.abspath(self.path))
         with read_errors(self.path):
-            document = _load_root(root)
+            self._place = find_place(self.path, access)
+            if is_url(self.path):
+                self.path = self._place.address
+            document = self._place.document
+            _check_version(self.path, document)
             self._attributes: dict[str, Any] = document["attributes"][ATTRIBUTE]
             self._files: dict[str, dict[str, Any]] = self._attributes["manifest"]["files"]
-            check_sizes(root, self._files)
-            self._group = zarr.open_group(CheckingStore(root, self._files), mode="r", zarr_format=3)
+            self._group = zarr.open_group(self._place.zarr_store, mode="r", zarr_format=3)
         self._metadata: dict[str, Any] = document["consolidated_metadata"]["metadata"]
 
-    def __reduce__(self) -> tuple[type[ScanStore], tuple[str]]:
-        return ScanStore, (str(self._root),)
+    def __reduce__(self) -> tuple[type[ScanStore], tuple[str, RemoteAccess | None]]:
+        return ScanStore, (self._place.address, self._place.access)
 
     def __repr__(self) -> str:
         size = self.frame_size
@@ -133,8 +130,7 @@ class ScanStore:
     @property
     def bytes_stored(self) -> int:
         """Size of the store on disk: every listed file and the root document."""
-        root = os.path.getsize(os.path.join(self.path, ROOT_KEY))
-        return root + sum(int(entry["size"]) for entry in self._files.values())
+        return self._place.root_nbytes + sum(int(entry["size"]) for entry in self._files.values())
 
     @property
     def bytes_logical(self) -> int:
@@ -175,7 +171,7 @@ class ScanStore:
         """Reader of whole chunks of stored rows."""
         native = native_functions()
         if native is not None and _is_our_layout(self._metadata["diffraction"]):
-            return ShardReader(self._root, self.format, self._files, native)
+            return self._place.shard_reader(self.format, native)
         array = self._array("diffraction")
         return FallbackReader(
             self.format, lambda start, stop: np.asarray(array[start:stop]), f"{self.path}: frames"
@@ -412,55 +408,14 @@ class _Frames:
         return picked[(slice(None), *rest)] if np.ndim(frames) else picked[tuple(rest)]
 
 
-def open_store(path: str | os.PathLike[str]) -> ScanStore:
-    """Open a finished store.
-
-    Parameters
-    ----------
-    path
-        Folder of the store.
-
-    Raises
-    ------
-    ScanNotFoundError, SchemaError, DamagedStoreError
-        See `ScanStore`.
-    """
-    return ScanStore(path)
-
-
-def open_stores(pattern: str | os.PathLike[str]) -> list[ScanStore]:
-    """Open every store that a glob pattern names, in natural order (``run_9`` before ``run_10``).
-
-    Raises
-    ------
-    ScanNotFoundError
-        If nothing matches.
-    """
-    paths = sorted(glob.glob(os.fspath(pattern)), key=natural_key)
-    if not paths:
-        raise ScanNotFoundError(f"no store matches {os.fspath(pattern)!r}; expected 'DIR/*.zarr'")
-    return [ScanStore(path) for path in paths]
-
-
-def _load_root(root: Path) -> dict[str, Any]:
-    """Return the checked root document of a store of a schema we read."""
-    if not root.exists():
-        raise ScanNotFoundError(f"{root} does not exist; expected a store that ingest wrote")
-    if not root.is_dir():
-        raise SchemaError(f"{root} is a file; expected a store; 'ptyzarr ingest' makes one of it")
-    if not (root / ROOT_KEY).is_file():
-        raise ScanNotFoundError(
-            f"{root} holds no finished store (no {ROOT_KEY}); run 'ptyzarr ingest' to finish or "
-            "make it"
-        )
-    document = read_root(root / ROOT_KEY)
+def _check_version(path: str, document: Mapping[str, Any]) -> None:
+    """Refuse a store of a schema that we do not read."""
     version = document["attributes"][ATTRIBUTE].get("schema_version")
     if version != SCHEMA_VERSION:
         raise SchemaError(
-            f"{root} has schema version {version!r}; this ptyzarr reads {SCHEMA_VERSION}; "
+            f"{path} has schema version {version!r}; this ptyzarr reads {SCHEMA_VERSION}; "
             "install the version that wrote it or a newer one"
         )
-    return document
 
 
 def _is_our_layout(metadata: Mapping[str, Any]) -> bool:

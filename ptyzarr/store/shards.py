@@ -17,26 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError, StorageError
 from ptyzarr.store.checking import read_errors
-from ptyzarr.store.native import (
-    BAD_CHECKSUM,
-    OK,
-    SHORT_READ,
-    NativeFunctions,
-    read_encoded,
-)
+from ptyzarr.store.native import OK, NativeFunctions, read_encoded
 from ptyzarr.store.planes import lz4_function
+from ptyzarr.store.shardindex import chunk_damage, chunk_ranges, read_index
 
 ABSENT = np.uint64(2**64 - 1)
 _MAX_RUN = 4 * 1024**2  # bytes of one positioned read
 _MAX_GAP = 8 * 1024  # unwanted bytes that cost less than another positioned read
 _MAX_OPEN = 64  # shard files kept open
-_CHECKSUM = 4
 _SHARD_KEY = re.compile(r"diffraction/c/\d+/0/0")
 
 
@@ -158,34 +151,20 @@ class ChunkGeometry:
         return self._layout.chunk_nbytes
 
 
-class ShardReader(ChunkGeometry):
-    """Reads chunks straight out of local shard files; a `ptyzarr.scan.ChunkReader`.
+class CompiledReader(ChunkGeometry):
+    """Decodes chunks of shards by compiled code, wherever the shards are.
 
     Parameters
     ----------
-    root
-        Folder of the store.
     layout
         How frames lie in shards.
-    files
-        The manifest's entries by key: of each shard its size and, where recorded, its tail.
     native
         C functions that read, check and decompress.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        layout: FrameFormat,
-        files: Mapping[str, Mapping[str, Any]],
-        native: NativeFunctions,
-    ) -> None:
+    def __init__(self, layout: FrameFormat, native: NativeFunctions) -> None:
         super().__init__(layout)
-        self._root = root
-        self._files = files
         self._native = native
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
         self._scratch = threading.local()
 
     def read_chunks(
@@ -230,14 +209,6 @@ class ShardReader(ChunkGeometry):
                 n_read += self._read_shard(shard, inner, part, out, wants_planes=wants_planes)
         return n_read
 
-    def close(self) -> None:
-        """Close every shard file that is not being read."""
-        with self._lock:
-            shards = list(self._open.values())
-            self._open.clear()
-        for shard in shards:
-            shard.release()
-
     def _read_shard(
         self,
         number: int,
@@ -247,24 +218,8 @@ class ShardReader(ChunkGeometry):
         *,
         wants_planes: bool,
     ) -> int:
-        shard = self._acquire(number)
-        try:
-            offsets = shard.index[inner, 0]
-            lengths = shard.index[inner, 1]
-            absent = (offsets < 0) | (lengths < 0)
-            if absent.any():
-                raise DamagedStoreError(
-                    f"{shard.path}: chunk {int(inner[np.argmax(absent)])} is not in the "
-                    "shard's index; expected every chunk; run 'ptyzarr verify' and ingest again"
-                )
-            status, which, n_read = self._read_ranges(
-                shard.fd, offsets, lengths, slots, out, wants_planes=wants_planes
-            )
-            if status != OK:
-                raise _damage(shard.path, status, int(inner[which]))
-            return int(n_read)
-        finally:
-            shard.release()
+        """Decode chunks `inner` of one shard into rows `slots` of `out`; return bytes read."""
+        raise NotImplementedError
 
     def _read_ranges(
         self,
@@ -302,6 +257,64 @@ class ShardReader(ChunkGeometry):
             scratch = np.empty(max(nbytes, _MAX_RUN), np.uint8)
             self._scratch.buffer = scratch
         return scratch
+
+
+class ShardReader(CompiledReader):
+    """Reads chunks straight out of local shard files; a `ptyzarr.scan.ChunkReader`.
+
+    Parameters
+    ----------
+    root
+        Folder of the store.
+    layout
+        How frames lie in shards.
+    files
+        The manifest's entries by key: of each shard its size and, where recorded, its tail.
+    native
+        C functions that read, check and decompress.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        layout: FrameFormat,
+        files: Mapping[str, Mapping[str, Any]],
+        native: NativeFunctions,
+    ) -> None:
+        super().__init__(layout, native)
+        self._root = root
+        self._files = files
+        self._lock = threading.Lock()
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
+
+    def close(self) -> None:
+        """Close every shard file that is not being read."""
+        with self._lock:
+            shards = list(self._open.values())
+            self._open.clear()
+        for shard in shards:
+            shard.release()
+
+    def _read_shard(
+        self,
+        number: int,
+        inner: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        wants_planes: bool,
+    ) -> int:
+        shard = self._acquire(number)
+        try:
+            offsets, lengths = chunk_ranges(shard.index, inner, shard.path)
+            status, which, n_read = self._read_ranges(
+                shard.fd, offsets, lengths, slots, out, wants_planes=wants_planes
+            )
+            if status != OK:
+                raise chunk_damage(shard.path, status, int(inner[which]))
+            return int(n_read)
+        finally:
+            shard.release()
 
     def _acquire(self, number: int) -> _Shard:
         with self._lock:
@@ -382,56 +395,6 @@ class _Shard:
             last = self._holders == 0
         if last:
             self._close()
-
-
-def read_index(
-    fd: int, path: Path, size: int, n_chunks: int, tail: str | None = None
-) -> NDArray[np.int64]:
-    """Return the (n_chunks, 2) int64 offsets and lengths of a shard; -1 where a chunk is absent.
-
-    Raises
-    ------
-    DamagedStoreError
-        If the index fails its checksum, is that of another shard (its checksum is not `tail`) or
-        points outside the file.
-    """
-    nbytes = 16 * n_chunks + _CHECKSUM
-    raw = _read_at(fd, nbytes, max(size - nbytes, 0))
-    body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
-    if len(raw) != nbytes or google_crc32c.value(body).to_bytes(4, "little") != checksum:
-        raise DamagedStoreError(
-            f"{path}: the shard's index fails its checksum; the store is damaged, "
-            "'ptyzarr repair' mends it from its source"
-        )
-    if tail is not None and checksum.hex() != tail:
-        raise DamagedStoreError(
-            f"{path}: the index is that of another shard; expected the one that ingest wrote; "
-            "files were swapped, 'ptyzarr repair' mends the store from its source"
-        )
-    index = np.frombuffer(body, dtype="<u8").reshape(n_chunks, 2).astype(np.int64)
-    # Each is compared before their sum, which could overflow.
-    limit = size - nbytes
-    if (index > limit).any() or (index.sum(axis=1) > limit).any():
-        raise DamagedStoreError(f"{path}: the shard's index points outside the file")
-    return index
-
-
-def _read_at(fd: int, nbytes: int, offset: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(fd, nbytes, offset)
-    # The descriptor is not shared yet, so its one file position is ours.
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, nbytes)
-
-
-def _damage(path: Path, status: int, chunk: int) -> DamagedStoreError:
-    if status == SHORT_READ:
-        return DamagedStoreError(f"{path} ended or failed while chunk {chunk} was read")
-    what = "fails its checksum" if status == BAD_CHECKSUM else "cannot be decoded"
-    return DamagedStoreError(
-        f"{path}: chunk {chunk} {what}; the store is damaged, "
-        "'ptyzarr repair' mends it from its source"
-    )
 
 
 class FallbackReader(ChunkGeometry):

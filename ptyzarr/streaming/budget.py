@@ -25,6 +25,7 @@ RECEIVED_BATCHES: Final = 2
 # Where the budget allows, half of it goes to batches at most and a sixteenth to planning.
 _BATCH_SHARE: Final = 2
 _PLANNING_SHARE: Final = 16
+_WAITING_SHARE: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class Demand:
         Threads that decode and gather.
     thread_nbytes
         What each of them needs beside, for chunks and frames of this size.
+    n_waiting
+        Threads beside them that fetch and decode chunks from far away.
     started_nbytes
         What making the loader has added to the process so far, tables and compiled code
         included; None where it is not known.
@@ -69,6 +72,7 @@ class Demand:
     group_size: int
     n_threads: int
     thread_nbytes: int
+    n_waiting: int = 0
     started_nbytes: int | None = None
 
     @property
@@ -77,7 +81,7 @@ class Demand:
         started = COMPILED_NBYTES + self.tables_nbytes
         if self.started_nbytes is not None:
             started = max(self.started_nbytes, self.tables_nbytes)
-        threads = self.n_threads * (THREAD_NBYTES + self.thread_nbytes)
+        threads = (self.n_threads + self.n_waiting) * (THREAD_NBYTES + self.thread_nbytes)
         maps = self.n_chunks * CHUNK_NBYTES
         return started + SLACK_NBYTES + threads + maps + self.order_nbytes
 
@@ -139,6 +143,15 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
     fewest = min(most, demand.n_threads)
     plans = [_divide(budget, demand, kept) for kept in range(most, fewest - 1, -1)]
     return next((plan for plan in plans if plan.n_slots == demand.n_chunks), plans[0])
+
+
+def count_waiting(budget: int, demand: Demand, wanted: int) -> int:
+    """Return how many of the threads that are wanted for waiting the budget leaves room for.
+
+    They get a quarter of what is above the minimum at most: what they read ahead needs its place.
+    """
+    spare = max(budget - _smallest(demand), 0)
+    return min(wanted, spare // (_WAITING_SHARE * (THREAD_NBYTES + demand.thread_nbytes)))
 
 
 def _divide(budget: int, demand: Demand, max_kept: int) -> MemoryPlan:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError
-from ptyzarr.scan import ChunkReader, PlaneReader
+from ptyzarr.scan import ChunkReader, DistantReader, PlaneReader
 from ptyzarr.streaming.packing import (
     FramePacking,
     PackedFrames,
@@ -83,6 +83,14 @@ class FrameDecoder:
         self.chunk_starts = np.concatenate([[0], np.cumsum(n_chunks)]).astype(np.int64)
         self.chunk_frames = np.array([reader.chunk_frames for reader in self._readers], np.int64)
         self._unpacked = threading.local()
+
+    @property
+    def jobs_at_once(self) -> int:
+        """Calls of `read_chunks` that mostly wait and are worth having under way; 0 for disks."""
+        return max(
+            reader.jobs_at_once if isinstance(reader, DistantReader) else 0
+            for reader in self._readers
+        )
 
     @property
     def stored_dtypes(self) -> tuple[np.dtype[Any], ...]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.memory import resident_memory
-from ptyzarr.streaming.budget import Demand, plan_memory
+from ptyzarr.streaming.budget import Demand, count_waiting, plan_memory
 from ptyzarr.streaming.experiments import Experiments, StreamableScan
 from ptyzarr.streaming.pipeline import ChunkPool, Pipeline
 from ptyzarr.streaming.places import STATE_VERSION, read_place
@@ -155,7 +155,10 @@ class GroupLoader:
         self._sampler = SAMPLERS[config.shuffle](sampled, config.seed)
         max_kept = self._n_threads + 2
         self._sink: Sink = make_sink(config, self._batch_shape(max_kept))
+        self._n_waiting = 0
         plan_memory(config.memory_bytes, self._demand())  # refuses what is too small
+        wanted = self._experiments.decoder.jobs_at_once
+        self._n_waiting = count_waiting(config.memory_bytes, self._demand(), wanted)
         rehearse(self._experiments, self._sink)
         # Of one group; the orders of whole epochs are made when they begin.
         self._sampler.order(0, dataclasses.replace(self._share, stop=self._share.start + 1))
@@ -308,6 +311,7 @@ class GroupLoader:
             edges=self._share.edges(),
             first_batch=first_batch,
             n_threads=self._n_threads,
+            n_waiting=self._n_waiting,
             max_kept=plan.max_kept,
         )
         return self._pipeline
@@ -366,6 +370,7 @@ class GroupLoader:
             n_batches=len(self),
             group_size=experiments.group_size,
             n_threads=self._n_threads,
+            n_waiting=self._n_waiting,
             thread_nbytes=experiments.decoder.thread_nbytes(experiments.group_size),
             started_nbytes=after[0] - before[0] if before and after else None,
         )

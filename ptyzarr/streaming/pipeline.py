@@ -103,6 +103,9 @@ class Pipeline:
         First batch to deliver.
     n_threads
         Threads to start.
+    n_waiting
+        Threads beside them that do nothing but load chunks: of scans that are far away, for whose
+        bytes more of them wait than there are cores.
     max_kept
         Most batches between opening and delivery.
 
@@ -126,6 +129,7 @@ class Pipeline:
         first_batch: int,
         n_threads: int,
         max_kept: int,
+        n_waiting: int = 0,
     ) -> None:
         self._experiments, self._planner, self._sink = experiments, planner, sink
         self._pool, self._views = pool, experiments.decoder.pool_views(pool.memory)
@@ -145,8 +149,10 @@ class Pipeline:
         self._ready: dict[int, Any] = {}
         planner.start(order, edges, first_batch, pool.resident)
         self._threads = [
-            threading.Thread(target=self._run, name=f"ptyzarr-{number}", daemon=True)
-            for number in range(n_threads)
+            threading.Thread(
+                target=self._run, args=(number >= n_threads,), name=f"ptyzarr-{number}", daemon=True
+            )
+            for number in range(n_threads + n_waiting)
         ]
         try:
             for thread in self._threads:
@@ -195,10 +201,10 @@ class Pipeline:
             if batch.output is not None:
                 self._sink.discard(batch.output)
 
-    def _run(self) -> None:
+    def _run(self, loads_only: bool) -> None:
         """Take and do jobs until the epoch is over or stopped."""
         try:
-            while (job := self._wait_for_job()) is not None:
+            while (job := self._wait_for_job(loads_only)) is not None:
                 job()
         except BaseException as error:  # noqa: BLE001 - the receiver raises it in its own thread
             with self._lock:
@@ -207,10 +213,10 @@ class Pipeline:
                 self._work.notify_all()
                 self._delivery.notify_all()
 
-    def _wait_for_job(self) -> Job | None:
+    def _wait_for_job(self, loads_only: bool) -> Job | None:
         with self._lock:
             while not self._is_stopped:
-                job = self._next_job()
+                job = self._next_load() if loads_only else self._next_job()
                 if job is not None:
                     return job
                 if self._is_planned and self._steps.peek() is None:
@@ -228,6 +234,10 @@ class Pipeline:
         if self._needs_plan():
             self._is_planning = True
             return self._plan
+        return self._next_load()
+
+    def _next_load(self) -> Job | None:
+        """Return the next load that can run, marked as taken."""
         job = self._jobs.peek()
         if job is not None and job[0].job_after[job[1]] < self._gathered.count:
             self._jobs.advance()
