@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import GroupingError
 from ptyzarr.grouping import cache, cached_group_table, group_table
+from ptyzarr.grouping.claims import HEARTBEAT_S, PATIENCE_S, STALE_S
 
 from .memory_scan import make_scan
 
@@ -144,6 +145,28 @@ def leave_claim(beside: Path, scan: Any, **owner: Any) -> Path:
     return claim
 
 
+class Clock:
+    """Stands in for the module `time` where claims are watched: sleeping takes no time."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.on_sleep: Callable[[], object] = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, duration_s: float) -> None:
+        self.now_s += duration_s
+        self.on_sleep()
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("ptyzarr.grouping.claims.time", made)
+    return made
+
+
 def draw_in_thread(scan: Any) -> tuple[threading.Thread, list[Any]]:
     tables: list[Any] = []
     thread = threading.Thread(target=lambda: tables.append(cached_group_table(scan, CONFIG)))
@@ -179,30 +202,36 @@ def test_the_claim_of_a_dead_process_is_taken_over_at_once(scan, beside, drawn):
 @pytest.mark.parametrize(
     "owner", [pytest.param(ELSEWHERE, id="another-machine"), pytest.param({}, id="not-yet-filled")]
 )
-def test_a_claim_without_a_heartbeat_is_taken_over(scan, beside, drawn, monkeypatch, owner):
+def test_a_claim_without_a_heartbeat_is_taken_over(scan, beside, drawn, clock, owner):
     claim = leave_claim(beside, scan, **owner)
-    monkeypatch.setattr("ptyzarr.grouping.claims.STALE_S", 0.1)
     drawn.clear()
     cached_group_table(scan, CONFIG)
     assert len(drawn) == 1
     assert not claim.exists()
+    assert STALE_S < clock.now_s < STALE_S + 2
 
 
-def test_a_claim_with_a_heartbeat_is_waited_for(scan, beside, drawn, monkeypatch):
+def test_a_claim_with_a_heartbeat_is_waited_for(scan, beside, drawn, clock):
     claim = leave_claim(beside, scan, **ELSEWHERE)
     content = cached_table_bytes(scan, beside, claim)
-    monkeypatch.setattr("ptyzarr.grouping.claims.STALE_S", 0.3)
+
+    def live_and_finish():
+        beat(claim, clock)
+        if clock.now_s > 3 * STALE_S:
+            claim.with_suffix(".groups").write_bytes(content)
+
+    clock.on_sleep = live_and_finish
     drawn.clear()
-    thread, tables = draw_in_thread(scan)
-    for beat in range(12):
-        os.utime(claim, (beat, beat))
-        thread.join(0.05)
-        assert thread.is_alive(), "waited less than its owner lived"
-    claim.with_suffix(".groups").write_bytes(content)
-    thread.join()
+    table = cached_group_table(scan, CONFIG)
     assert drawn == []
-    np.testing.assert_array_equal(tables[0].nn_indices, group_table(scan, CONFIG).nn_indices)
+    np.testing.assert_array_equal(table.nn_indices, group_table(scan, CONFIG).nn_indices)
     assert claim.exists(), "the claim of another is its own to remove"
+
+
+def beat(claim: Path, clock: Clock) -> None:
+    """Touch a claim as its owner does, by the clock of the test."""
+    number = int(clock.now_s / HEARTBEAT_S)
+    os.utime(claim, (number, number))
 
 
 def cached_table_bytes(scan: Any, beside: Path, claim: Path) -> bytes:
@@ -217,23 +246,23 @@ def cached_table_bytes(scan: Any, beside: Path, claim: Path) -> bytes:
     return content
 
 
-def test_who_gave_up_is_not_waited_for(scan, beside, drawn):
+def test_who_gave_up_is_not_waited_for(scan, beside, drawn, clock):
     claim = leave_claim(beside, scan, **ELSEWHERE)
-    drawn.clear()
-    thread, tables = draw_in_thread(scan)
-    thread.join(0.05)
-    assert thread.is_alive()
-    claim.unlink()
-    thread.join()
-    assert len(drawn) == len(tables) == 1
-
-
-def test_nobody_waits_for_ever(scan, beside, drawn, monkeypatch):
-    leave_claim(beside, scan, **{**ELSEWHERE, "host": socket.gethostname(), "pid": os.getpid()})
-    monkeypatch.setattr("ptyzarr.grouping.claims.PATIENCE_S", 0.1)
+    clock.on_sleep = lambda: claim.unlink(missing_ok=True)
     drawn.clear()
     cached_group_table(scan, CONFIG)
     assert len(drawn) == 1
+    assert 0 < clock.now_s < 1
+
+
+def test_nobody_waits_for_ever(scan, beside, drawn, clock):
+    owner = {**ELSEWHERE, "host": socket.gethostname(), "pid": os.getpid()}
+    claim = leave_claim(beside, scan, **owner)
+    clock.on_sleep = lambda: beat(claim, clock)
+    drawn.clear()
+    cached_group_table(scan, CONFIG)
+    assert len(drawn) == 1
+    assert PATIENCE_S < clock.now_s < PATIENCE_S + 2
 
 
 def test_an_owner_shows_that_it_lives(scan, beside, monkeypatch):
@@ -247,7 +276,7 @@ def test_an_owner_shows_that_it_lives(scan, beside, monkeypatch):
 
     def draw(*args):
         monkeypatch.setattr(os, "utime", note)
-        assert beaten.wait(10)
+        assert beaten.wait(60)
         return group_table(*args)
 
     monkeypatch.setattr("ptyzarr.grouping.cache.group_table", draw)
@@ -299,11 +328,11 @@ def test_where_no_claim_can_be_made_everybody_draws(scan, beside, drawn, monkeyp
     assert [path.suffix for path in beside.iterdir()] == [".groups"]
 
 
-def test_a_claim_that_is_none_is_left_alone(scan, beside, drawn, monkeypatch):
+@pytest.mark.usefixtures("clock")
+def test_a_claim_that_is_none_is_left_alone(scan, beside, drawn):
     claim = leave_claim(beside, scan, **ELSEWHERE)
     claim.unlink()
     claim.mkdir()
-    monkeypatch.setattr("ptyzarr.grouping.claims.STALE_S", 0.05)
     drawn.clear()
     cached_group_table(scan, CONFIG)
     assert len(drawn) == 1
@@ -311,7 +340,7 @@ def test_a_claim_that_is_none_is_left_alone(scan, beside, drawn, monkeypatch):
 
 
 def test_a_new_claim_is_not_taken_for_the_dead_one_that_it_replaced(
-    scan, beside, drawn, monkeypatch
+    scan, beside, drawn, clock, monkeypatch
 ):
     claim = leave_claim(beside, scan, **DEAD)
     judged = []
@@ -326,12 +355,11 @@ def test_a_new_claim_is_not_taken_for_the_dead_one_that_it_replaced(
         return None
 
     monkeypatch.setattr("ptyzarr.grouping.claims.is_dead", replace_once)
-    monkeypatch.setattr("ptyzarr.grouping.claims.STALE_S", 0.1)
     drawn.clear()
     cached_group_table(scan, CONFIG)
     assert len(drawn) == 1
     assert judged[:2] == ["a", "b"]
-    assert len(judged) > 3, "the new claim was given no time"
+    assert clock.now_s > STALE_S, "the new claim was given no time"
 
 
 def test_a_claim_that_cannot_be_filled_is_no_error(scan, beside, drawn, monkeypatch):
@@ -374,7 +402,7 @@ def test_a_damaged_table_is_drawn_by_one(scan, beside, drawn, monkeypatch):
         sleep(duration_s)
 
     def draw_late(*args):
-        assert all_wait.wait(10)
+        assert all_wait.wait(60)
         return draw(*args)
 
     monkeypatch.setattr(time, "sleep", note)
