@@ -111,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         start, stop, code = 0, size, 200
         if asked is not None:
             start, stop = _parse_range(asked, size)
+            if start >= size:
+                self._send(416, {"Content-Range": f"bytes */{size}"}, b"")
+                return
             if fault == "wrong range":
                 start, stop = start + 1, stop + 1
             total = size + (1 if fault == "wrong size" else 0)
