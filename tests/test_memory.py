@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from synthetic import make_arrays, make_npz
 from ptyzarr.config import IngestConfig, parse_size
 from ptyzarr.errors import BudgetError
 from ptyzarr.ingestion import ingest
+from ptyzarr.store import open_store
 
 _MEASURE = """
 import sys
@@ -193,3 +195,37 @@ def test_a_transform_stays_within_its_budget(tmp_path, frame_size, object_size, 
         "", _TRANSFORM, tmp_path / "scan.zarr", tmp_path / "made.zarr", frame_size, budget
     )
     assert growth < parse_size(budget)
+
+
+_EPOCHS = """
+store = pickle.load(open(sys.argv[1], "rb"))
+config = LoaderConfig(device="numpy", memory=sys.argv[2], n_threads=2)
+with GroupLoader(store, GroupingConfig(gridsize=2, n_neighbors=6), config) as loader:
+    assert loader.projected_memory <= config.memory_bytes
+    for _ in range(2):
+        for batch in loader:
+            del batch
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True], ids=["no-cache", "cache"])
+def test_epochs_of_a_far_away_store_stay_within_their_budget(
+    tmp_path, folder_server, monkeypatch, cached
+):
+    """The store comes to the process in a pickle, as to a worker."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users-cache"))
+    large_npz(tmp_path / "scan.npz", "float32", False)
+    ingest(tmp_path / "scan.npz", tmp_path / "scan.zarr").close()
+    cache = tmp_path / "cache" if cached else None
+    far = open_store(f"{folder_server.url}/scan.zarr", cache=cache)
+    (tmp_path / "store.pickle").write_bytes(pickle.dumps(far))
+    imports = """
+import pickle, obstore.store
+from ptyzarr.config import GroupingConfig, LoaderConfig
+from ptyzarr.streaming import GroupLoader
+"""
+    growth = peak_growth(imports, _EPOCHS, tmp_path / "store.pickle", "320MiB")
+    assert growth < parse_size("320MiB")
+    assert len(folder_server.requests("diffraction")) > 2

@@ -78,6 +78,11 @@ class FarShard:
         cached = self._cached
         return cached is not None and cached.is_gone
 
+    @property
+    def has_index(self) -> bool:
+        """Whether `index` needs no request."""
+        return self._index is not None
+
     def acquire(self) -> None:
         """Keep its file open until `release`."""
         with self._holding:

@@ -114,6 +114,8 @@ class RemoteFolder:
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Answer | None:
         """Return a file, or bytes `start` to `stop` of it; None if there is no such file.
 
+        Of a file that ends before `stop` the version is given and no bytes.
+
         Raises
         ------
         NoRangesError
@@ -124,9 +126,17 @@ class RemoteFolder:
         options = None if stop is None else {"range": (start, stop)}
 
         def once() -> Answer:
-            result = self._obstore.get(self._reading, key, options=options)
+            try:
+                result = self._obstore.get(self._reading, key, options=options)
+            except self._obstore.exceptions.GenericError as error:
+                version = self.look(key) if _is_of_ranges(error) else None
+                if version is None or stop is None or version.size >= stop:
+                    raise
+                return Answer(memoryview(b""), version)
             body = memoryview(result.bytes())
             version = _version(result)
+            if stop is not None and version.size < stop:
+                return Answer(memoryview(b""), version)
             expected = version.size if stop is None else stop - start
             if len(body) != expected:
                 raise _CutAnswer(len(body), expected)
@@ -391,6 +401,12 @@ def describe_failure(error: Exception, timeout_s: float) -> str:
         if re.search(pattern, text):
             return reason
     return _first_line(error)
+
+
+def _is_of_ranges(error: Exception) -> bool:
+    """Return whether a server could not give the part of a file that was asked for."""
+    text = str(error)
+    return "UnexpectedRange" in text or "InvalidRangeRequest" in text or _status(error) == 416
 
 
 def _is_plain(url: str) -> bool:
