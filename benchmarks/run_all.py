@@ -41,6 +41,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("device", ["--scan", "small"]),
         ("memory", ["--size", "64MiB", "--memory", "256MiB"]),
         ("reliability", ["--kills", "20", "--tears", "10", "--flips", "500", "--faults", "2"]),
+        ("service", ["--mb", "20", "--rounds", "2", "--load-s", "5"]),
     ],
     "full": [
         ("draws", []),
@@ -66,6 +67,7 @@ SCALES: dict[str, list[tuple[str, list[str]]]] = {
         ("device", ["--scan", "medium"]),
         ("memory", ["--size", "2GiB"]),
         ("reliability", ["--faults", "40"]),
+        ("service", []),
     ],
 }
 SUBJECTS = tuple(dict.fromkeys(name for name, _ in SCALES["full"]))

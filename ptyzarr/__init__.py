@@ -14,10 +14,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ptyzarr._version import __version__
-from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, TransformConfig
+from ptyzarr.config import (
+    GroupingConfig,
+    IngestConfig,
+    LoaderConfig,
+    ServiceConfig,
+    TransformConfig,
+)
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
+    from ptyzarr.client import catalog
     from ptyzarr.datamodule import GroupDataModule as GroupDataModule
     from ptyzarr.grouping import RawDataTorch, neighbors, split_groups, split_scans
     from ptyzarr.ingestion import export, ingest, repair, stage, transform, verify
@@ -40,8 +47,10 @@ __all__ = [
     "PtyzarrError",
     "RawDataTorch",
     "ScanStore",
+    "ServiceConfig",
     "TransformConfig",
     "__version__",
+    "catalog",
     "export",
     "ingest",
     "neighbors",
@@ -57,7 +66,16 @@ __all__ = [
 
 # Rooms are loaded when a name of theirs is asked for: importing them takes a second or two, in
 # which the command line must already be able to answer an interrupt.
-_ROOMS = ("grouping", "ingestion", "ptychopinn", "sources", "store", "streaming", "tensors")
+_ROOMS = (
+    "grouping",
+    "ingestion",
+    "ptychopinn",
+    "service",
+    "sources",
+    "store",
+    "streaming",
+    "tensors",
+)
 # What the names of a home need beside the package, and the extra that installs it.
 _EXTRAS = {"datamodule": ("Lightning", "lightning"), "tensors": ("torch", "torch")}
 _HOMES = {
@@ -71,6 +89,7 @@ _HOMES = {
     "RawDataTorch": "grouping",
     "ScanStore": "store",
     "as_tensordict": "tensors",
+    "catalog": "client",
     "export": "ingestion",
     "ingest": "ingestion",
     "neighbors": "grouping",

@@ -39,8 +39,10 @@ ALLOWED: dict[str, set[str]] = {
     "bench": ALL_ROOMS | {"ptychopinn"},
     "view": ALL_ROOMS | {"ptychopinn"},
     "demo": ALL_ROOMS | {"ptychopinn", "view"},
-    "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo"},
-    "__init__": ALL_ROOMS | {"ptychopinn", "datamodule"},
+    "client": {"errors", "store"},
+    "service": {"errors", "config", "scan", "store", "grouping", "streaming", "view"},
+    "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo", "service"},
+    "__init__": ALL_ROOMS | {"ptychopinn", "datamodule", "client"},
     "__main__": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
@@ -51,6 +53,7 @@ OWNED = {
     "tensordict": {"tensors"},
     "lightning": {"datamodule"},
     "starlette": {"service"},
+    "uvicorn": {"service"},
     "click": {"cli"},
 }
 

@@ -10,7 +10,8 @@ import ptyzarr
 NAMES = [
     "Batch", "GroupDataModule", "GroupDataset", "GroupLoader", "GroupMapDataset",
     "GroupingConfig", "IngestConfig", "LoaderConfig", "MemmapDatasetBridge",
-    "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch", "ScanStore", "TransformConfig",
+    "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch", "ScanStore", "ServiceConfig",
+    "TransformConfig", "catalog", "stage",
     "as_tensordict", "export", "ingest", "neighbors", "open_store", "open_stores", "repair",
     "split_groups", "split_scans", "transform", "verify",
 ]  # fmt: skip

@@ -29,6 +29,7 @@ from ptyzarr.cli.options import GROUPS, config_from, config_options
 from ptyzarr.cli.output import json_flag, print_json, printable
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.cli.repairing import repair_command
+from ptyzarr.cli.serving import serve_command
 from ptyzarr.cli.staging import stage_command
 from ptyzarr.cli.transforming import describe_step, transform_command
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
@@ -68,6 +69,7 @@ cli.add_command(publish_command)
 cli.add_command(group_command)
 cli.add_command(repair_command)
 cli.add_command(transform_command)
+cli.add_command(serve_command)
 cli.add_command(stage_command)
 
 
