@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
@@ -32,14 +35,15 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
-    def open(self, url: str) -> None:
-        """Go to a URL in a tab that remembers nothing of the one before."""
-        self.driver.get("about:blank")
+    def open(self, url: str, hash_: str = "", key: str | None = None) -> None:
+        """Go to the page in a tab that remembers nothing but, if given, a key."""
         self.driver.get(f"{url}/healthz")
         self.run("sessionStorage.clear()")
-        self.driver.get("about:blank")
+        if key is not None:
+            self.run("sessionStorage.setItem('ptyzarr-key', arguments[0])", key)
         self.messages()
-        self.driver.get(f"{url}/")
+        self.urls()
+        self.driver.get(f"{url}/#{hash_}")
 
     def login(self, key: str) -> None:
         """Type a key and press Enter."""
@@ -65,8 +69,7 @@ class Browser:
     def type(self, element_id: str, text: str) -> None:
         """Replace the text of a field and press Enter."""
         field = self.find(element_id)
-        field.clear()
-        field.send_keys(f"{text}\n")
+        field.send_keys(Keys.CONTROL, "a", Keys.NULL, f"{text}\n")
 
     def keys(self, *keys: str) -> None:
         """Press keys, wherever the focus is."""
@@ -91,29 +94,38 @@ class Browser:
         waiting = WebDriverWait(self.driver, PATIENCE_S, poll_frequency=0.05)
         return waiting.until(lambda _: condition())
 
+    def settle(self) -> None:
+        """Wait until what was changed has been drawn."""
+        self.run("return new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+
     def hash(self) -> dict[str, str]:
         """Return what the URL says is seen."""
         script = "return Object.fromEntries(new URLSearchParams(location.hash.slice(1)))"
         return dict(self.run(script))
 
-    def pixels(self, element_id: str) -> list[int]:
-        """Return red, green, blue and alpha of every pixel of a loaded picture or a canvas."""
+    def pixels(self, element_id: str) -> np.ndarray:
+        """Return (h, w, 4) uint8: red, green, blue and alpha of a loaded picture or a canvas."""
         script = """
             const shown = document.getElementById(arguments[0]);
             const width = shown.naturalWidth || shown.width;
             const height = shown.naturalHeight || shown.height;
-            const canvas = new OffscreenCanvas(width, height);
-            const context = canvas.getContext("2d");
+            const context = new OffscreenCanvas(width, height).getContext("2d");
             context.drawImage(shown, 0, 0);
-            return Array.from(context.getImageData(0, 0, width, height).data);
+            const { data } = context.getImageData(0, 0, width, height);
+            const reader = new FileReader();
+            return new Promise((done) => {
+              reader.onload = () => done([height, width, reader.result.split(",")[1]]);
+              reader.readAsDataURL(new Blob([data]));
+            });
         """
-        return list(self.run(script, self.find(element_id)["id"] if False else element_id))
+        height, width, encoded = self.run(script, element_id)
+        return np.frombuffer(base64.b64decode(encoded), np.uint8).reshape(height, width, 4)
 
     def messages(self) -> list[dict[str, Any]]:
         """Return and forget what the console has."""
         return list(self.driver.get_log("browser"))
 
-    def hosts(self) -> set[str]:
+    def urls(self) -> set[str]:
         """Return and forget the URLs that were asked for."""
         entries = [json.loads(entry["message"])["message"] for entry in self.performance()]
         return {

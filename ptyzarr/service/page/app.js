@@ -8,6 +8,8 @@ import { ScanView } from "./scanview.js";
 import { Traffic } from "./traffic.js";
 
 const KEY = "ptyzarr-key";
+const STALE = "The service does not accept this key any more. It may have been started again.";
+const WRONG = "The service does not accept this key. Check for missing or extra characters.";
 const SECTIONS = ["login", "catalogue", "scan", "failed"];
 
 class Page {
@@ -34,14 +36,14 @@ class Page {
   /** Comes in with the key of this tab, or without one where none is needed. */
   async start() {
     this.#service.key = sessionStorage.getItem(KEY);
-    await this.#enter("");
+    await this.#enter(STALE);
   }
 
   async #enter(whyNot) {
     try {
       await this.#service.get("v1/scans?limit=1");
     } catch (error) {
-      if (error.kind === "key") this.#askForKey(this.#service.key ? whyNot || error.message : "");
+      if (error.kind === "key") this.#askForKey(this.#service.key ? whyNot : "");
       else this.#fail(error, null);
       return false;
     }
@@ -72,7 +74,7 @@ class Page {
       return;
     }
     this.#service.key = key;
-    const isIn = await this.#enter("The service does not accept this key. Check for missing or extra characters.");
+    const isIn = await this.#enter(WRONG);
     if (!isIn) return;
     sessionStorage.setItem(KEY, key);
     byId("key").value = "";
@@ -115,7 +117,7 @@ class Page {
   /** Puts a failure where it belongs: the login, the notice, or the panel it happened in. */
   #fail(error, place) {
     if (error.kind === "key") {
-      this.#askForKey("The service does not accept this key any more. It may have been started again.");
+      this.#askForKey(STALE);
       return;
     }
     if (error.kind === "refused" && place) {
@@ -143,7 +145,7 @@ class Page {
       this.#login();
     });
     byId("sign-out").addEventListener("click", () => this.#askForKey(""));
-    byId("retry").addEventListener("click", () => this.#enter(""));
+    byId("retry").addEventListener("click", () => this.#enter(STALE));
     byId("skip").addEventListener("click", (event) => {
       // The hash of the URL says what is seen.
       event.preventDefault();

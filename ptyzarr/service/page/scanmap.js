@@ -85,8 +85,10 @@ export class ScanMap {
   }
 
   setChoice(index) {
+    const before = this.#chosen;
     this.#chosen = index;
-    if (this.#zoom && this.#positions) this.#follow(index);
+    // Whoever moves the map away from the choice, or reloads such a view, means to.
+    if (this.#zoom && this.#positions && before >= 0 && before !== index) this.#follow(index);
     this.redraw();
   }
 
@@ -117,7 +119,7 @@ export class ScanMap {
   }
 
   /** Where a position lies on the canvas, in CSS pixels. */
-  place(index) {
+  #place(index) {
     const { scale, offsetX, offsetY } = this.#view(1);
     return [offsetX + scale * this.#positions.x(index), offsetY + scale * this.#positions.y(index)];
   }
@@ -178,7 +180,7 @@ export class ScanMap {
   /** Moves a zoomed view so that a position is in it. */
   #follow(index) {
     const view = this.#view(1);
-    const [x, y] = this.place(index);
+    const [x, y] = this.#place(index);
     const inside = x >= view.left && x <= view.left + view.width && y >= view.top && y <= view.top + view.height;
     if (inside) return;
     this.#changeZoom([this.#positions.x(index), this.#positions.y(index), this.#zoom[2]]);
@@ -264,6 +266,10 @@ export class ScanMap {
     if (!this.#positions) return;
     const colors = colorsOf(canvas);
     const view = this.#view(ratio);
+    // For whoever drives the page: CSS pixel = offset + scale * position.
+    const { scale, offsetX, offsetY } = this.#view(1);
+    Object.assign(canvas.dataset, { scale, offsetX, offsetY, chosen: this.#chosen });
+    canvas.dataset.members = this.#members.join(",");
     context.save();
     context.beginPath();
     context.rect(view.left, view.top, view.width, view.height);
