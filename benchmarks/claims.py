@@ -264,6 +264,8 @@ PROMISES: tuple[tuple[str, str, float, Measure], ...] = (
      cell("device", "of a pinned copy", "ptyzarr, batches dropped")),
     ("", "stall share, steps of 20 ms", -0.01,
      cell("device", "stall share", "ptyzarr, a model step of 20 ms")),
+    ("service", "stored bytes over static serving of the same files", 0.9,
+     cell("service", "to static", "stored bytes, 4 at once: service")),
 )  # fmt: skip
 
 

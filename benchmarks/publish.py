@@ -22,7 +22,7 @@ from ptyzarr.bench import BenchReport, Row, format_markdown
 from ptyzarr.config import format_size
 
 ROOT = Path(__file__).parent.parent
-PLACES = ("README.md", "docs/performance.md")
+PLACES = ("README.md", "docs/performance.md", "docs/service.md")
 PICTURES = {
     "epoch-medium-last.png": "epoch.png",
     "timeline.png": "memory.png",
@@ -156,11 +156,11 @@ def report_block(name: str, place: int = 0) -> Callable[[Results], str]:
     return render
 
 
-def table_block(name: str) -> Callable[[Results], str]:
-    """Return what renders the table of a document, its conditions below."""
+def table_block(name: str, place: int = 0) -> Callable[[Results], str]:
+    """Return what renders a table of a document, its conditions below."""
 
     def render(results: Results) -> str:
-        table = read(results, name)["tables"][0]
+        table = read(results, name)["tables"][place]
         facts = [f"{key} {value}" for key, value in table["conditions"].items()]
         return format_markdown_table(table["columns"], table["rows"]) + f"\n\n{'; '.join(facts)}."
 
@@ -222,6 +222,8 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "disk": table_block("disk-medium"),
     "timeline": table_block("timeline"),
     "device": table_block("device"),
+    "service": table_block("service", 0),
+    "service-load": table_block("service", 1),
 }
 
 

@@ -43,7 +43,7 @@ _SPEC = ScanSpec(
 _FRAME_NBYTES = 52_000
 _N_GETS = 4
 _GROUPING = GroupingConfig(gridsize=2, n_neighbors=6, seed=0)
-COLUMNS = ("read", "from", "MB/s", "lo..hi", "to static", "server CPU s/GB")
+COLUMNS = ("read: from", "MB/s", "lo..hi", "to static", "server CPU s/GB")
 
 Read = Callable[["Place"], float]
 
@@ -169,7 +169,8 @@ def read_table(places: list[Place], n_rounds: int) -> Table:
             found = rates[place.name]
             median = statistics.median(found)
             span = f"{min(found):,.0f}..{max(found):,.0f}"
-            rows.append([way, place.name, median, span, median / static, cpu[place.name]])
+            label = f"{way}: {place.name}"
+            rows.append([label, median, span, median / static, cpu[place.name]])
     conditions = {
         "store": f"{store.bytes_stored / _MB:.0f} MB, {store.n_frames} frames of "
         f"{store.frame_size}x{store.frame_size}",
@@ -261,7 +262,13 @@ def load_table(store: ScanStore, seconds: float, n_clients: int) -> Table:
         "growth in the second half, MB",
     )  # fmt: skip
     title = "Chunks, frames and groups for many clients at once, every answer compared"
-    return Table(name="service-load", title=title, columns=columns, rows=[row])
+    conditions = {
+        "store": f"{store.bytes_stored / _MB:.0f} MB",
+        "network": "loopback, clients and server on the same cores",
+    }
+    return Table(
+        name="service-load", title=title, columns=columns, rows=[row], conditions=conditions
+    )
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -20,7 +20,7 @@ from ptyzarr.errors import DeviceError, PtyzarrError
 if TYPE_CHECKING:
     from ptyzarr.client import catalog
     from ptyzarr.grouping import RawDataTorch, neighbors
-    from ptyzarr.ingestion import export, ingest, repair, verify
+    from ptyzarr.ingestion import export, ingest, repair, stage, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
@@ -47,6 +47,7 @@ __all__ = [
     "open_store",
     "open_stores",
     "repair",
+    "stage",
     "verify",
 ]
 
@@ -77,6 +78,7 @@ _HOMES = {
     "open_store": "store",
     "open_stores": "store",
     "repair": "ingestion",
+    "stage": "ingestion",
     "verify": "ingestion",
 }
 

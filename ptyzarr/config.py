@@ -118,6 +118,11 @@ class IngestConfig:
     frames_key: str | None = option(
         None, "member that holds the frames when the source has both diff3d and diffraction"
     )
+    staging: str | None = option(
+        None,
+        "local folder in which a store for a URL is built; it takes the size of the store "
+        "(default: the system's folder for temporary files)",
+    )
 
     def __post_init__(self) -> None:
         """Check every option; raise `ConfigError`."""
@@ -127,7 +132,7 @@ class IngestConfig:
         _check_choice(self, "nonfinite", ("refuse", "mask"))
         _check_int(self, "n_workers", 1, optional=True)
         _check_bools(self, "overwrite")
-        for name in ("scheduler", "frames_key"):
+        for name in ("scheduler", "frames_key", "staging"):
             if not isinstance(getattr(self, name), str | None):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; expected text or None")
         parse_size(self.memory)

@@ -145,10 +145,11 @@ def test_blocks_are_rewritten_from_results_and_stay_without(
     readme, page = tmp_path / "README.md", tmp_path / "docs" / "performance.md"
     readme.write_text("a\n<!-- begin readme-epoch -->\nold\n<!-- end readme-epoch -->\nb\n")
     page.write_text("x\n<!-- begin claims -->\nold\n<!-- end claims -->\ny\n")
+    (tmp_path / "docs" / "service.md").write_text("no block\n")
     results = tmp_path / "results"
     script("claims").save(results)
     left = script("publish").publish(results, tmp_path)
-    assert left == {"README.md": ["readme-epoch"], "docs/performance.md": []}
+    assert left == {"README.md": ["readme-epoch"], "docs/performance.md": [], "docs/service.md": []}
     assert "old" in readme.read_text()
     lines = page.read_text().splitlines()
     assert lines[:3] == [
@@ -189,6 +190,7 @@ def test_run_all_names_scripts_that_are_there(script: Callable[[str], Any]) -> N
         pytest.param("start", ("--frames", 500, "--rounds", 1, "--no-first-run"), id="start"),
         pytest.param("timeline", ("--scan", "small", "--memory", "256MiB"), id="timeline"),
         pytest.param("device", ("--scan", "small"), id="device"),
+        pytest.param("service", ("--mb", 4, "--rounds", 1, "--load-s", 1), id="service"),
         pytest.param(
             "growth",
             ("--frames", 500, 1_000, "--memory", "256MiB", "--rounds", 1),
@@ -202,7 +204,7 @@ def test_a_subject_runs_and_has_a_table(
     done = run_script(name + ".py", *arguments, "--cache", tmp_path / "cache", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / f"{name}.json").read_text())
-    (table,) = document["tables"]
+    table = document["tables"][0]
     assert table["rows"]
     assert all(len(row) == len(table["columns"]) for row in table["rows"])
     assert document["machine"]["cores"] >= 1

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 import warnings
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -31,12 +30,13 @@ from ptyzarr.cli.output import json_flag, print_json, printable
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.cli.repairing import repair_command
 from ptyzarr.cli.serving import serve_command
+from ptyzarr.cli.staging import stage_command
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
 from ptyzarr.demo import format_table, run_demo
 from ptyzarr.errors import PtyzarrError
 from ptyzarr.ingestion import export, ingest, verify
 from ptyzarr.progress import Progress
-from ptyzarr.store import ScanStore, open_store
+from ptyzarr.store import ScanStore, open_store, scan_name
 from ptyzarr.streaming import GroupLoader
 from ptyzarr.view import draw_scan
 
@@ -68,6 +68,7 @@ cli.add_command(publish_command)
 cli.add_command(group_command)
 cli.add_command(repair_command)
 cli.add_command(serve_command)
+cli.add_command(stage_command)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -107,6 +108,7 @@ def ingest_command(paths: tuple[str, ...], part: str | None, as_json: bool, **op
     \b
     ptyzarr ingest scan.npz scan.zarr      one scan
     ptyzarr ingest 'runs/*.npz' stores/    many scans: stores/a.zarr, stores/b.zarr, ...
+    ptyzarr ingest scan.npz s3://bucket/runs/scan.zarr      by way of the folder --staging
 
     Every frame is checked before anything is published. The store appears at DEST when it is
     whole; after an interrupt, run the same command to resume. A DEST that holds this source
@@ -347,7 +349,7 @@ def summary(store: ScanStore) -> dict[str, Any]:
     """Return the facts that ``info --json`` prints."""
     source = store.attrs["source"]
     return {
-        "name": Path(store.path).name.removesuffix(".zarr"),
+        "name": scan_name(store.path),
         "path": store.path,
         "n_frames": store.n_frames,
         "frame_size": store.frame_size,

@@ -1,13 +1,14 @@
 """A source file becomes a store, is verified and repaired, and can be had back."""
 
 from ptyzarr.ingestion.aside import new_folder
+from ptyzarr.ingestion.copying import StageReport, stage
+from ptyzarr.ingestion.destination import ingest
 from ptyzarr.ingestion.export import export
 from ptyzarr.ingestion.layout import choose_sizes
 from ptyzarr.ingestion.many import ScanOutcome, find_sources, ingest_many, pair_stores
 from ptyzarr.ingestion.parts import PartReport, PlanReport, plan_parts, write_part
 from ptyzarr.ingestion.publication import publish
 from ptyzarr.ingestion.repair import RepairReport, repair
-from ptyzarr.ingestion.runner import ingest
 from ptyzarr.ingestion.verify import VerifyReport, verify
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "PlanReport",
     "RepairReport",
     "ScanOutcome",
+    "StageReport",
     "VerifyReport",
     "choose_sizes",
     "export",
@@ -26,6 +28,7 @@ __all__ = [
     "plan_parts",
     "publish",
     "repair",
+    "stage",
     "verify",
     "write_part",
 ]

@@ -9,9 +9,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptyzarr.errors import ScanExistsError
+from ptyzarr.errors import ConfigError, ScanExistsError
 from ptyzarr.ingestion.staging import storage_errors, sync_folder
-from ptyzarr.store import sync_file
+from ptyzarr.store import is_url, sync_file
 
 
 @contextlib.contextmanager
@@ -27,11 +27,15 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises
     ------
+    ConfigError
+        If it is a URL.
     ScanExistsError
         If something is there.
     StorageError
         If the file system fails.
     """
+    if is_url(target):
+        raise ConfigError(f"{os.fspath(target)} is a URL; expected a folder; choose one")
     path = Path(os.path.abspath(target))
     if os.path.lexists(path):
         raise _occupied(path)

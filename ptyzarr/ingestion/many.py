@@ -19,9 +19,9 @@ from ptyzarr.errors import (
     ScanExistsError,
     ScanNotFoundError,
 )
-from ptyzarr.ingestion.runner import ingest
+from ptyzarr.ingestion.destination import ingest
 from ptyzarr.progress import Progress, Silent
-from ptyzarr.store import ROOT_KEY, natural_key
+from ptyzarr.store import ROOT_KEY, RemoteFolder, is_url, natural_key, remote_access
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,8 +149,10 @@ def _ingest_one(source: str, store: str, config: IngestConfig, progress: Progres
     return ScanOutcome(source, store, status, code, message, time.perf_counter() - began)
 
 
-def _root_state(store: str) -> tuple[int, int] | None:
+def _root_state(store: str) -> object:
     """Return what changes whenever a store is published."""
+    if is_url(store):
+        return RemoteFolder(store, remote_access()).look(ROOT_KEY)
     try:
         status = os.stat(os.path.join(store, ROOT_KEY))
     except OSError:

@@ -39,7 +39,7 @@ from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
 from ptyzarr.sources import source_unchanged
-from ptyzarr.store import ScanStore
+from ptyzarr.store import ScanStore, is_url
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,7 +188,18 @@ def write_part(
 
 
 def places(destination: str | os.PathLike[str]) -> tuple[Path, Staging]:
-    """Return a destination as an absolute path, and its staging folder."""
+    """Return a destination as an absolute path, and its staging folder.
+
+    Raises
+    ------
+    ConfigError
+        If it is a URL.
+    """
+    if is_url(destination):
+        raise ConfigError(
+            f"{os.fspath(destination)} is a URL; expected a folder that all parts share; ingest "
+            "the scan at once, or publish its parts in a folder"
+        )
     target = Path(os.path.abspath(destination))
     return target, Staging.beside(target)
 

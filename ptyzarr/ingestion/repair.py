@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from ptyzarr.config import IngestConfig, Layout
 from ptyzarr.errors import (
+    ConfigError,
     DamagedStoreError,
     InterruptedIngestError,
     MissingFieldError,
@@ -48,6 +49,7 @@ from ptyzarr.store import (
     StoreWriter,
     check_digests,
     file_digest,
+    is_url,
     list_keys,
     open_store,
     read_root,
@@ -118,6 +120,11 @@ def repair(
         If the file system fails, or after Ctrl-C; the same call goes on.
     """
     progress = progress or Silent()
+    if is_url(store):
+        raise ConfigError(
+            f"{os.fspath(store)} is a URL; expected a folder; publish the store again with "
+            "'ptyzarr ingest --overwrite'"
+        )
     target = Path(os.path.realpath(store))
     staging = Staging.beside(target)
     if not staging.root.is_dir() and not was_written_here(target):

@@ -1,4 +1,4 @@
-"""`ingest`: from a source file to a published store, resumable at every step."""
+"""From a source file to a store published in a folder, resumable at every step."""
 
 from __future__ import annotations
 
@@ -49,50 +49,14 @@ from ptyzarr.store import (
 _MAX_ROUNDS = 3  # a shard that is damaged between writing and publishing is written again
 
 
-def ingest(
+def ingest_to_folder(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
-    config: IngestConfig | None = None,
+    config: IngestConfig,
     *,
     progress: Progress | None = None,
 ) -> ScanStore:
-    """Make a store of a source file.
-
-    Every frame is checked before anything is published. The store is built in a folder beside the
-    destination and renamed when it is whole; a killed or interrupted call leaves nothing at the
-    destination and the same call resumes it. A destination that holds this source already is
-    opened and returned.
-
-    Parameters
-    ----------
-    source
-        File of a format in `ptyzarr.sources.READERS`.
-    destination
-        Folder of the store, e.g. ``"scan.zarr"``.
-    config
-        Options; the defaults work.
-    progress
-        Receives the stages; silent if None.
-
-    Returns
-    -------
-    ScanStore
-        The published store.
-
-    Raises
-    ------
-    ScanNotFoundError, SourceError
-        If the source is missing, broken, or holds refused values.
-    ScanExistsError
-        If the destination holds something else, or is being written.
-    BudgetError
-        If the memory budget is too small.
-    StorageError
-        If the file system fails; the same call resumes.
-    InterruptedIngestError
-        After Ctrl-C; the same call resumes.
-    """
-    config = config or IngestConfig()
+    """Make a store of a source file in a folder; see `ptyzarr.ingestion.ingest`."""
     # Workers of a cluster have working directories of their own.
     target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)
@@ -176,7 +140,7 @@ def existing_store(scan: Scan, target: Path, config: IngestConfig) -> ScanStore 
     except PtyzarrError as error:
         _refuse_unreadable(target, error, overwrite=config.overwrite)
         return None
-    difference = _difference(scan, store, config)
+    difference = store_difference(scan, store, config)
     if difference is None:
         # Only a store that is whole makes an overwrite superfluous; opening looks at sizes alone.
         if config.overwrite and any(wrong for _, wrong in check_digests(target, store.files)):
@@ -204,7 +168,7 @@ def _refuse_unreadable(target: Path, error: PtyzarrError, *, overwrite: bool) ->
         ) from error
 
 
-def _difference(scan: Scan, store: ScanStore, config: IngestConfig) -> str | None:
+def store_difference(scan: Scan, store: ScanStore, config: IngestConfig) -> str | None:
     """Return how a store differs from what is asked for, or None."""
     if not is_same_scan(scan, store):
         name = store.attrs["source"]["name"]

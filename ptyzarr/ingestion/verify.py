@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,18 @@ from ptyzarr.store import (
     EXTRA,
     MASKED,
     ROOT_KEY,
+    RemoteFiles,
     ScanStore,
     array_bytes,
     array_digest,
     check_digests,
+    check_remote_digests,
     frames_digest,
+    is_url,
     list_keys,
     open_store,
     read_root,
+    remote_access,
     start_array_digest,
     store_digest,
 )
@@ -46,6 +50,7 @@ from ptyzarr.store import (
 _BLOCK_BYTES = 16 * 1024**2
 _PER_FRAME = ("positions", "positions_start", "scan_index")
 _SHOWN = 5
+_FILES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +83,21 @@ def verify(
     store: str | os.PathLike[str],
     source: str | os.PathLike[str] | None = None,
     *,
+    key: str | None = None,
     progress: Progress | None = None,
 ) -> VerifyReport:
     """Check every byte and every value of a store.
 
+    At a URL every file is fetched, and its frames once more.
+
     Parameters
     ----------
     store
-        Folder of the store.
+        Folder or URL of the store.
     source
         Its source file; then every value is compared with it too.
+    key
+        Key of the server at a URL; ``PTYZARR_KEY`` if None.
     progress
         Receives the stages; silent if None.
 
@@ -101,10 +111,13 @@ def verify(
         If the file system fails otherwise than by not giving a file's bytes.
     """
     progress = progress or Silent()
-    root = Path(store)
-    with storage_errors(f"verify of {os.fspath(store)}", "nothing was changed; look at the disk"):
-        n_bytes, unlisted = _verify_files(root, progress)
-        opened = open_store(root)
+    name = os.fspath(store)
+    with storage_errors(f"verify of {name}", "nothing was changed; look at the disk"):
+        if is_url(name):
+            n_bytes, unlisted = _verify_far_files(name, key, progress)
+        else:
+            n_bytes, unlisted = _verify_files(Path(name), progress)
+        opened = open_store(name, key)
         try:
             _verify_frames(opened, progress)
             _verify_contents(opened)
@@ -134,16 +147,41 @@ def _verify_files(root: Path, progress: Progress) -> tuple[int, tuple[str, ...]]
     except DamagedStoreError as error:
         raise VerificationError(str(error)) from error
     files = document["attributes"]["ptyzarr"]["manifest"]["files"]
+    n_bytes = _compare_files(root, files, check_digests(root, files), progress)
+    unlisted = tuple(key for key in list_keys(root) if key not in files)
+    return n_bytes + (root / ROOT_KEY).stat().st_size, unlisted
+
+
+def _verify_far_files(url: str, key: str | None, progress: Progress) -> tuple[int, tuple[str, ...]]:
+    """Do what `_verify_files` does for a URL; what is unlisted is found in buckets only."""
+    try:
+        far = RemoteFiles(url, remote_access(key))
+    except DamagedStoreError as error:
+        raise VerificationError(str(error)) from error
+    checks = check_remote_digests(far, _FILES_AT_ONCE)
+    n_bytes = _compare_files(far.url, far.files, checks, progress)
+    keys = far.folder.list() if far.folder.is_s3 else {}
+    unlisted = tuple(name for name in sorted(keys) if name not in far.files and name != ROOT_KEY)
+    return n_bytes + len(far.root), unlisted
+
+
+def _compare_files(
+    where: object,
+    files: Mapping[str, Mapping[str, Any]],
+    checks: Iterator[tuple[int, str | None]],
+    progress: Progress,
+) -> int:
+    """Report what is wrong with files; return the bytes read."""
     progress.start("files", sum(entry["size"] for entry in files.values()), "bytes")
     problems = []
-    n_bytes = (root / ROOT_KEY).stat().st_size
-    for size, wrong in check_digests(root, files):
+    n_bytes = 0
+    for size, wrong in checks:
         problems += [wrong] if wrong else []
         n_bytes += size
         progress.advance(size)
     progress.finish()
-    _report(root, problems)
-    return n_bytes, tuple(key for key in list_keys(root) if key not in files)
+    _report(where, problems)
+    return n_bytes
 
 
 def _verify_frames(store: ScanStore, progress: Progress) -> None:
@@ -282,7 +320,7 @@ def _report(where: object, problems: list[str]) -> None:
     if not problems:
         return
     more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-    raise VerificationError(
-        f"{where}: {'; '.join(problems[:_SHOWN])}{more}; 'ptyzarr repair' makes such "
-        "files again from the source"
-    )
+    remedy = "'ptyzarr repair' makes such files again from the source"
+    if is_url(str(where)):
+        remedy = "publish the store again with 'ptyzarr ingest --overwrite'"
+    raise VerificationError(f"{where}: {'; '.join(problems[:_SHOWN])}{more}; {remedy}")

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 import socket
 from collections.abc import Collection, Sequence
@@ -32,6 +33,7 @@ SECURITY_HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 _KEY_BYTES: Final = 24
+_HIDDEN: Final = re.compile(rb"%(2e|2f|5c|00)", re.IGNORECASE)
 
 
 def new_key() -> str:
@@ -166,6 +168,21 @@ class KeyCheck:
         await self._app(scope, receive, send)
 
 
+class PlainPaths:
+    """Knows no path in which dots, slashes, backslashes or NUL are hidden by encoding them."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or refuse."""
+        if scope["type"] == "http" and _HIDDEN.search(scope.get("raw_path") or b""):
+            message = "there is no such path; dots and slashes are not encoded in ours"
+            await problem(404, "not_found", message)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
 class Limits:
     """Bounds what is asked at once, how much is sent, and how long a client may take for it."""
 
@@ -196,14 +213,14 @@ class Limits:
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = _Client(scope, receive, send, self._timeout_s, self._max_body)
         declared = Headers(scope=scope).get("content-length", "0")
-        # What is no number is refused before it comes here.
-        if declared.isdigit() and int(declared) > self._max_body:
+        if declared.isascii() and declared.isdigit() and int(declared) > self._max_body:
             await client.refuse()
             return
         try:
             await self._app(scope, client.receive, client.send)
         except _TooLargeError:
-            await client.refuse()
+            if not client.has_answer:
+                await client.refuse()
         except _SlowClientError:
             if not client.has_answer:
                 answer = problem(

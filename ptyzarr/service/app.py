@@ -22,6 +22,7 @@ from ptyzarr.service.access import (
     KeyCheck,
     Keys,
     Limits,
+    PlainPaths,
     SecureHeaders,
 )
 from ptyzarr.service.answers import error_answer, problem
@@ -68,6 +69,7 @@ def create_app(
         Middleware(HostCheck, config),
         *_cors(config),
         Middleware(KeyCheck, Keys(keys), open_paths),
+        Middleware(PlainPaths),
         Middleware(Limits, config, open_paths),
     ]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
@@ -27,7 +29,7 @@ from ptyzarr.service.answers import (
     npy_answer,
     without_paths,
 )
-from ptyzarr.service.catalogue import Catalogue
+from ptyzarr.service.catalogue import Catalogue, Published, Stamp
 from ptyzarr.service.files import stored_answer
 from ptyzarr.service.metrics import Metrics
 from ptyzarr.service.parameters import (
@@ -65,6 +67,27 @@ def read_page() -> dict[str, tuple[bytes, str]]:
     return files
 
 
+@dataclasses.dataclass
+class _Summary:
+    """A line of the catalogue, and when its store was last seen whole."""
+
+    stamp: Stamp
+    facts: dict[str, Any]
+    next_look: float = 0.0
+
+    def check(self, published: Published) -> None:
+        """Look for every file of the store; raise `DamagedStoreError` if one is not whole.
+
+        Stores of many shards on a slow file system are not looked at every time: looking takes a
+        tenth of the time at most.
+        """
+        began = time.monotonic()
+        if began >= self.next_look:
+            check_sizes(published.folder, published.files)
+            took = time.monotonic() - began
+            self.next_look = began + 10 * took
+
+
 class Endpoints:
     """What the routes call.
 
@@ -83,7 +106,7 @@ class Endpoints:
         self.page_files = read_page()
         self.description: Mapping[str, Any] = {}
         self._workers = Workers(config)
-        self._summaries: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self._summaries: dict[str, _Summary] = {}
 
     async def index(self, request: Request) -> Response:
         """Answer with the page."""
@@ -321,17 +344,17 @@ class Endpoints:
     def _summary(self, scan_id: str) -> dict[str, Any]:
         try:
             published = self.catalogue.published(scan_id)
-            stamp, facts = self._summaries.get(scan_id, (None, None))
-            if facts is not None and stamp == published.stamp:
-                check_sizes(published.folder, published.files)
-                return facts
+            known = self._summaries.get(scan_id)
+            if known is not None and known.stamp == published.stamp:
+                known.check(published)
+                return known.facts
             facts = describing.summary(self.catalogue.store(scan_id), scan_id)
         except PtyzarrError as error:
             message = without_paths(str(error), self.catalogue.root)
             return describing.broken(scan_id, error.code, message)
         if len(self._summaries) >= _MAX_SUMMARIES:
             self._summaries.clear()
-        self._summaries[scan_id] = (published.stamp, facts)
+        self._summaries[scan_id] = _Summary(published.stamp, facts)
         return facts
 
     def _page_file(self, request: Request, name: str) -> Response:

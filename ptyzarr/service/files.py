@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
-import logging
 import os
 import re
 import stat
@@ -15,13 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ptyzarr.errors import DamagedStoreError, StorageError
+from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
 from ptyzarr.service.answers import REVALIDATE, Refusal, matches, until_gone
 from ptyzarr.service.catalogue import Catalogue, Published
 from ptyzarr.service.work import Workers
 from ptyzarr.store import ROOT_KEY
-
-logger = logging.getLogger(__name__)
 
 #: Files named by content never change under their key as long as the root stays.
 IMMUTABLE: Final = "private, max-age=604800, immutable"
@@ -60,7 +58,9 @@ class StoredFile:
         """Return bytes `start` to `stop`, fewer at most where the file was cut."""
         if self.fd is None:
             return (self.content or b"")[start:stop]
-        return os.pread(self.fd, stop - start, start)
+        # One request has this file for itself, so its place is nobody else's.
+        os.lseek(self.fd, start, os.SEEK_SET)
+        return os.read(self.fd, stop - start)
 
     def close(self) -> None:
         """Close the file."""
@@ -99,7 +99,7 @@ def open_stored(catalogue: Catalogue, scan_id: str, key: str) -> StoredFile:
         except OSError as error:
             if not published.is_current():
                 continue
-            raise _damage(published, key, error.strerror or "cannot be opened") from error
+            raise _not_opened(published, key, error) from error
         # The folder may have been replaced between the look at its root and the opening.
         if not published.is_current():
             os.close(fd)
@@ -126,6 +126,16 @@ def _checked(published: Published, key: str, fd: int) -> StoredFile:
         os.close(fd)
         raise _damage(published, key, f"has {found.st_size} bytes")
     return StoredFile(int(entry["size"]), f'"{entry["sha256"]}"', IMMUTABLE, fd=fd)
+
+
+def _not_opened(published: Published, key: str, error: OSError) -> PtyzarrError:
+    """Return what it means that a listed file cannot be opened."""
+    if error.errno in (None, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        return _damage(published, key, error.strerror or "is not there")
+    return StorageError(
+        f"scan {published.id!r}: file {key!r} cannot be opened: {error.strerror}; check the file "
+        "system"
+    )
 
 
 def _damage(published: Published, key: str, what: str) -> DamagedStoreError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, TypeVar
@@ -88,28 +87,25 @@ class Workers:
 
 
 class _Kept:
-    """The results asked for last, within some memory."""
+    """The results asked for last, within some memory; used in the event loop only."""
 
     def __init__(self, nbytes: int) -> None:
         self._limit = nbytes
         self._nbytes = 0
-        self._lock = threading.Lock()
         self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable) -> Any:
-        with self._lock:
-            if key not in self._results:
-                return None
-            self._results.move_to_end(key)
-            return self._results[key][0]
+        if key not in self._results:
+            return None
+        self._results.move_to_end(key)
+        return self._results[key][0]
 
     def put(self, key: Hashable, result: Any) -> None:
         size = int(result.nbytes)
-        with self._lock:
-            if size > self._limit or key in self._results:
-                return
-            self._results[key] = (result, size)
-            self._nbytes += size
-            while self._nbytes > self._limit:
-                _, (_, dropped) = self._results.popitem(last=False)
-                self._nbytes -= dropped
+        if size > self._limit or key in self._results:
+            return
+        self._results[key] = (result, size)
+        self._nbytes += size
+        while self._nbytes > self._limit:
+            _, (_, dropped) = self._results.popitem(last=False)
+            self._nbytes -= dropped

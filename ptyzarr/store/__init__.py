@@ -1,15 +1,20 @@
 """The schema on disk; the only room that knows zarr."""
 
+from ptyzarr.store.access import RemoteAccess, is_url, remote_access, scan_name
 from ptyzarr.store.arrayset import write_array_set
 from ptyzarr.store.manifest import (
     check_digests,
     check_sizes,
     file_digest,
     list_keys,
+    parse_root,
     read_root,
     was_written_here,
 )
-from ptyzarr.store.scanstore import ScanStore, open_store, open_stores
+from ptyzarr.store.opening import open_store, open_stores
+from ptyzarr.store.remote import RemoteFolder
+from ptyzarr.store.remotefiles import RemoteFiles, check_remote_digests
+from ptyzarr.store.scanstore import ScanStore
 from ptyzarr.store.schema import (
     COUNT_DTYPES,
     EXTRA,
@@ -46,11 +51,15 @@ __all__ = [
     "SCHEMA_VERSION",
     "EncodedChunks",
     "FrameFormat",
+    "RemoteAccess",
+    "RemoteFiles",
+    "RemoteFolder",
     "ScanStore",
     "StoreWriter",
     "array_bytes",
     "array_digest",
     "check_digests",
+    "check_remote_digests",
     "check_sizes",
     "checked_chunks",
     "decode_frames",
@@ -58,12 +67,16 @@ __all__ = [
     "file_checksum",
     "file_digest",
     "frames_digest",
+    "is_url",
     "list_keys",
     "member_to_json",
     "natural_key",
     "open_store",
     "open_stores",
+    "parse_root",
     "read_root",
+    "remote_access",
+    "scan_name",
     "shard_key",
     "source_identity",
     "start_array_digest",

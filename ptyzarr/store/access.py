@@ -28,6 +28,17 @@ def is_url(path: str | os.PathLike[str]) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", os.fspath(path)) is not None
 
 
+def scan_name(path: str | os.PathLike[str]) -> str:
+    """Return the name of the scan that a store's folder or URL holds.
+
+    It is the last part without ``.zarr``; the service serves scan NAME at ``.../NAME/zarr``.
+    """
+    parts = os.fspath(path).replace(os.sep, "/").rstrip("/").split("/")
+    if parts[-1] == "zarr" and len(parts) > 1 and is_url(path):
+        parts.pop()
+    return parts[-1].removesuffix(".zarr")
+
+
 def check_url(url: str) -> str:
     """Return a URL of a store without a slash at its end.
 

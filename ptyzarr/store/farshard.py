@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -25,10 +25,10 @@ from ptyzarr.store.shardindex import index_nbytes, parse_index
 logger = logging.getLogger(__name__)
 
 #: Unwanted bytes that cost less than another request; see docs/decisions/0010-remote.md.
-MAX_GAP: Final = 64 * 1024
+MAX_GAP: Final = 32 * 1024
 _MAX_RUN: Final = 4 * 1024**2  # longer ones are fetched in parts, at once
 
-Fetch = Callable[[str, NDArray[np.int64]], Sequence[memoryview]]
+Fetch = Callable[[str, NDArray[np.int64]], list[memoryview]]
 """``(key, runs) -> bytes of each run``; `runs` is (m, 2) int64, where each begins and ends."""
 
 
@@ -124,8 +124,7 @@ class FarShard:
         runs, run_of = merge_runs(offsets, lengths)
         sizes = runs[:, 1] - runs[:, 0]
         begins = np.cumsum(sizes) - sizes
-        bodies = self._fetch(self.key, runs)
-        with _unnamed_file(self.path, zip(bodies, begins.tolist(), strict=True)) as fd:
+        with _unnamed_file(self.path, self._fetch(self.key, runs), begins) as fd:
             yield fd, begins[run_of] + offsets - runs[run_of, 0]
 
     def forget(self, inner: NDArray[np.int64]) -> None:
@@ -196,7 +195,7 @@ class FarShard:
             self._make_room(int((runs[:, 1] - runs[:, 0]).sum()))
             for (start, _), body in zip(runs.tolist(), bodies, strict=True):
                 cached.write(start, body)
-            cached.mark(inner[missing])
+            cached.mark(chunks_within(self.index(), runs))
         except PtyzarrError:  # some of them are an OSError too
             raise
         except OSError as error:
@@ -304,16 +303,34 @@ def merge_runs(
     return np.array(runs, np.int64).reshape(-1, 2), run_of
 
 
+def chunks_within(index: NDArray[np.int64], runs: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the chunks that lie in one of the runs, those fetched along with others included.
+
+    Parameters
+    ----------
+    index : (n_chunks, 2) int64
+        Offset and length of each chunk; -1 where there is none.
+    runs : (m, 2) int64, ascending
+        Where each run begins and ends.
+    """
+    nearest = np.maximum(np.searchsorted(runs[:, 0], index[:, 0], side="right") - 1, 0)
+    starts, stops = runs[nearest, 0], runs[nearest, 1]
+    is_within = (index[:, 0] >= starts) & (index[:, 1] >= 0) & (index.sum(axis=1) <= stops)
+    return np.flatnonzero(is_within)
+
+
 @contextlib.contextmanager
-def _unnamed_file(what: str, pieces: Iterable[tuple[memoryview, int]]) -> Iterator[int]:
+def _unnamed_file(what: str, bodies: list[memoryview], begins: NDArray[np.int64]) -> Iterator[int]:
     """Give a file that nobody else sees, in memory where the system has such.
 
     Parameters
     ----------
     what
         What is in it, for messages.
-    pieces
-        Bytes, and where in the file they go.
+    bodies
+        What goes into it; emptied, so that no byte is held twice.
+    begins : (m,) int64
+        Where each body goes.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -322,8 +339,9 @@ def _unnamed_file(what: str, pieces: Iterable[tuple[memoryview, int]]) -> Iterat
                 stack.callback(os.close, fd)
             else:
                 fd = stack.enter_context(tempfile.TemporaryFile()).fileno()
-            for body, start in pieces:
-                write_at(fd, body, start)
+            while bodies:
+                write_at(fd, bodies[-1], int(begins[len(bodies) - 1]))
+                bodies.pop()
         except OSError as error:
             raise StorageError(
                 f"{what} was fetched but cannot be held: {error.strerror or error}; free memory, "

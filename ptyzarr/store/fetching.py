@@ -9,7 +9,6 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -28,7 +27,7 @@ from ptyzarr.store.shards import CompiledReader, FrameFormat, shard_key
 
 logger = logging.getLogger(__name__)
 
-_REQUESTS: Final = 16  # in flight for one store
+_REQUESTS: Final = 64  # in flight for one store; each waits, few compute
 _JOBS: Final = 8  # that a loader should have under way at once
 _MAX_OPEN: Final = 128  # shards whose index is kept
 
@@ -145,7 +144,7 @@ class RemoteShardReader(CompiledReader):
         for shard in gone:
             shard.release()
 
-    def _fetch(self, key: str, runs: NDArray[np.int64]) -> Sequence[memoryview]:
+    def _fetch(self, key: str, runs: NDArray[np.int64]) -> list[memoryview]:
         read = functools.partial(self._files.read_range, key)
         if len(runs) == 1:
             return [read(*runs[0].tolist())]

@@ -166,8 +166,10 @@ def _check_entries(path: object, manifest: Mapping[str, Any]) -> None:
     if not isinstance(files, dict) or not all(
         isinstance(entry, dict)
         and isinstance(entry.get("size"), int)
+        and 0 <= entry["size"] < 2**62
         and isinstance(entry.get("sha256"), str)
         and not {"", ".", ".."} & set(key.split("/"))
+        and not set("\0\\:") & set(key)
         for key, entry in files.items()
     ):
         raise SchemaError(

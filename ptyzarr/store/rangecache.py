@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import threading
 import weakref
 from collections.abc import Iterable
@@ -74,8 +75,11 @@ class CachedShard:
     def mark(self, chunks: NDArray[np.int64], *, there: bool = True) -> None:
         """Say that chunks are there, after they were written, or that they are not."""
         flag = b"\1" if there else b"\0"
-        for chunk in chunks.tolist():
-            os.pwrite(self.fd, flag, self.size + chunk)
+        ordered = np.sort(chunks)
+        for run in np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1):
+            if run.size:
+                length = int(run[-1] - run[0]) + 1
+                write_at(self.fd, memoryview(flag * length), self.size + int(run[0]))
 
     def fill(self, blocks: Iterable[bytes]) -> tuple[int, str]:
         """Write the whole shard; return its size and sha256. Marks nothing."""
@@ -116,6 +120,8 @@ class ShardCache:
 
     def open(self, sha256: str, size: int, n_chunks: int) -> CachedShard:
         """Return the shard of this content, with nothing in it where there is none; `OSError`."""
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):  # it becomes a file name
+            raise OSError(f"{sha256!r} is no sha256")
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{sha256}{_SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)

@@ -10,9 +10,11 @@ of a store that is being replaced therefore gets the old store or an error, neve
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ptyzarr.errors import DamagedStoreError, ScanNotFoundError
@@ -164,3 +166,47 @@ class RemoteFiles:
             f"{self.url}: file {key!r} {what}; expected {self.files[key]['size']} bytes; the store "
             "is damaged, publish it again from its source"
         )
+
+
+def check_remote_digests(files: RemoteFiles, n_threads: int) -> Iterator[tuple[int, str | None]]:
+    """Yield for each listed file the bytes read and what is wrong with it, None if nothing is.
+
+    Parameters
+    ----------
+    files
+        The opened store.
+    n_threads
+        Files read at once.
+
+    Raises
+    ------
+    StorageError
+        If the server cannot be reached or refuses.
+    """
+    with ThreadPoolExecutor(n_threads, "ptyzarr-verify") as pool:
+        try:
+            yield from pool.map(functools.partial(_compare_file, files), files.files)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _compare_file(files: RemoteFiles, key: str) -> tuple[int, str | None]:
+    entry = files.entry(key)
+    for _ in range(2):  # the first time it may have been the way
+        size, digest = stream_digest(files.stream(key))
+        if (size, digest) == (entry["size"], entry["sha256"]):
+            return size, None
+    if size == 0 and files.folder.look(key) is None:
+        return 0, f"{key} is missing"
+    if size != entry["size"]:
+        return size, f"{key} has {size} bytes, expected {entry['size']}"
+    return size, f"{key} has other content than its digest"
+
+
+def stream_digest(blocks: Iterable[bytes]) -> tuple[int, str]:
+    """Return size and sha256 of a stream."""
+    state, size = hashlib.sha256(), 0
+    for block in blocks:
+        state.update(block)
+        size += len(block)
+    return size, state.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import glob
 import io
 import os
 from collections.abc import Iterator, Mapping
@@ -14,11 +13,10 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from ptyzarr.errors import DtypeError, ScanNotFoundError, SchemaError, ShapeError
+from ptyzarr.errors import DtypeError, SchemaError, ShapeError
 from ptyzarr.scan import ChunkReader, Member, Quantity
-from ptyzarr.store.access import RemoteAccess, is_url, remote_access
+from ptyzarr.store.access import RemoteAccess, is_url
 from ptyzarr.store.checking import read_errors
-from ptyzarr.store.listing import match_urls
 from ptyzarr.store.native import native_functions
 from ptyzarr.store.places import find_place
 from ptyzarr.store.schema import (
@@ -26,7 +24,6 @@ from ptyzarr.store.schema import (
     EXTRA,
     SCHEMA_VERSION,
     member_from_json,
-    natural_key,
 )
 from ptyzarr.store.shards import FallbackReader, FrameFormat
 
@@ -399,83 +396,6 @@ class _Frames:
         picked = self._store.amplitude(np.atleast_1d(frames))
         picked = picked if np.ndim(frames) else picked[0]
         return picked[(slice(None), *rest)] if np.ndim(frames) else picked[tuple(rest)]
-
-
-def open_store(
-    path: str | os.PathLike[str],
-    key: str | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    cache_size: str | int | None = None,
-    *,
-    timeout_s: float | None = None,
-    attempts: int | None = None,
-) -> ScanStore:
-    """Open a finished store, in a folder or at a URL.
-
-    The options are for URLs. What is None is taken from the environment (``PTYZARR_KEY``,
-    ``PTYZARR_CACHE``, ``PTYZARR_CACHE_SIZE``, ``PTYZARR_TIMEOUT_S``, ``PTYZARR_ATTEMPTS``), else
-    it has the default that is stated. S3 takes its credentials from ``AWS_*``.
-
-    Parameters
-    ----------
-    path
-        Folder, ``http(s)://...`` or ``s3://bucket/...``.
-    key
-        Sent as ``Authorization: Bearer KEY`` over HTTP (none).
-    cache
-        Folder in which fetched parts of frames are kept (none); any processes may share it.
-    cache_size
-        Most bytes in it (10 GiB); what was unused for longest is removed.
-    timeout_s
-        Seconds without a byte after which a request counts as stalled (10).
-    attempts
-        How often a request is made before it counts as failed (5).
-
-    Raises
-    ------
-    ScanNotFoundError, SchemaError, DamagedStoreError
-        See `ScanStore`.
-    ConfigError
-        If an option cannot work.
-    DeviceError
-        If a URL is given and obstore is not installed.
-    StorageError
-        If the server cannot be reached, refuses, or keeps failing.
-    """
-    if not is_url(path):
-        return ScanStore(path)
-    return ScanStore(path, remote_access(key, cache, cache_size, timeout_s, attempts))
-
-
-def open_stores(
-    pattern: str | os.PathLike[str],
-    key: str | None = None,
-    cache: str | os.PathLike[str] | None = None,
-    cache_size: str | int | None = None,
-    *,
-    timeout_s: float | None = None,
-    attempts: int | None = None,
-) -> list[ScanStore]:
-    """Open every store that a glob pattern names, in natural order (``run_9`` before ``run_10``).
-
-    ``s3://bucket/runs/*.zarr`` is looked up by listing. HTTP has no listing: there a pattern must
-    be the URL of one store.
-
-    Parameters and errors as those of `open_store`.
-
-    Raises
-    ------
-    ScanNotFoundError
-        If nothing matches.
-    """
-    name = os.fspath(pattern)
-    access = None
-    if is_url(name):
-        access = remote_access(key, cache, cache_size, timeout_s, attempts)
-    found = glob.glob(name) if access is None else match_urls(name, access)
-    if not found:
-        raise ScanNotFoundError(f"no store matches {name!r}; expected 'DIR/*.zarr'")
-    return [ScanStore(path, access) for path in sorted(found, key=natural_key)]
 
 
 def _check_version(path: str, document: Mapping[str, Any]) -> None:

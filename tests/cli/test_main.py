@@ -245,7 +245,7 @@ def test_every_error_code_has_an_exit_status() -> None:
     "command",
     [
         "", "ingest", "plan", "publish", "info", "verify", "repair", "export", "group", "stream",
-        "view", "bench", "demo",
+        "view", "bench", "demo", "stage",
     ],
 )  # fmt: skip
 def test_help_teaches(run, command: str) -> None:

@@ -186,6 +186,15 @@ def test_what_no_manifest_lists_is_not_there(client: Client, key: str) -> None:
     assert answer.json["code"] == "not_found"
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["first%2Fzarr/zarr.json", "first%2fzarr%2fzarr.json", "%2e/first/zarr/zarr.json", "first%00"],
+)
+def test_slashes_that_are_hidden_lead_nowhere(client: Client, path: str) -> None:
+    answer = client.ask(f"/v1/scans/{path}")
+    assert (answer.status, answer.json["code"]) == (404, "not_found")
+
+
 @pytest.fixture
 def damaged(root: Path, tmp_path: Path) -> Path:
     """A folder of its own with one store to be damaged."""
@@ -241,7 +250,7 @@ def test_a_file_that_the_disk_does_not_give_is_a_fault(
 
     monkeypatch.setattr(os, "open", refuse)
     answer = client.ask(f"{ZARR}/{SHARD}")
-    assert answer.status == 500
+    assert (answer.status, answer.json["code"]) == (503, "storage")
     assert "Input/output error" in answer.json["message"]
 
 

@@ -77,7 +77,9 @@ def test_differences_are_named(root, damage, match):
             check_sizes(root, entries(root))
 
 
-@pytest.mark.parametrize("key", ["../two", "/etc/passwd", "a/../../b", "", "a//b", "./a"], ids=repr)
+@pytest.mark.parametrize(
+    "key", ["../two", "/etc/passwd", "a/../../b", "", "a//b", "./a", "a\\..\\b", "C:x"], ids=repr
+)
 def test_key_that_leaves_the_store_is_refused(root, key):
     write_root(root, {key: (1, "0" * 64)})
     with pytest.raises(SchemaError, match="manifest that is not understood"):

@@ -1,0 +1,166 @@
+"""`ingest`: a store in a folder, or in a bucket by way of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from ptyzarr.config import IngestConfig
+from ptyzarr.errors import (
+    ConfigError,
+    PtyzarrError,
+    ScanExistsError,
+    ScanNotFoundError,
+    StorageError,
+)
+from ptyzarr.ingestion.runner import ingest_to_folder, interruptible, open_scan, store_difference
+from ptyzarr.ingestion.staging import storage_errors
+from ptyzarr.ingestion.upload import CLAIM_KEY, check_conditions, upload
+from ptyzarr.progress import Progress, Silent
+from ptyzarr.scan import Scan
+from ptyzarr.store import RemoteAccess, RemoteFolder, ScanStore, is_url, remote_access
+
+
+def ingest(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    config: IngestConfig | None = None,
+    *,
+    progress: Progress | None = None,
+) -> ScanStore:
+    """Make a store of a source file.
+
+    Every frame is checked before anything is published. The store is built in a folder beside the
+    destination and renamed when it is whole; a killed or interrupted call leaves nothing at the
+    destination and the same call resumes it. A destination that holds this source already is
+    opened and returned.
+
+    For ``s3://bucket/...`` the store is built in a local folder, ``config.staging``, and uploaded,
+    the root document last; that takes the size of the store on the local disk.
+
+    Parameters
+    ----------
+    source
+        File of a format in `ptyzarr.sources.READERS`.
+    destination
+        Folder of the store, e.g. ``"scan.zarr"``, or its URL in a bucket.
+    config
+        Options; the defaults work.
+    progress
+        Receives the stages; silent if None.
+
+    Returns
+    -------
+    ScanStore
+        The published store.
+
+    Raises
+    ------
+    ScanNotFoundError, SourceError
+        If the source is missing, broken, or holds refused values.
+    ScanExistsError
+        If the destination holds something else, or is being written.
+    ConfigError
+        If the destination is a URL that cannot be written.
+    BudgetError
+        If the memory budget is too small.
+    StorageError
+        If the file system or the server fails; the same call resumes.
+    InterruptedIngestError
+        After Ctrl-C; the same call resumes.
+    """
+    config = config or IngestConfig()
+    if is_url(destination):
+        with interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
+            url = os.fspath(destination)
+            return _ingest_to_bucket(source, url, config, progress or Silent())
+    if config.staging is not None:
+        raise ConfigError(
+            f"staging is {config.staging!r}, but {os.fspath(destination)} is a folder; expected "
+            "it for URLs only: a folder's store is staged beside it"
+        )
+    return ingest_to_folder(source, destination, config, progress=progress)
+
+
+def _ingest_to_bucket(
+    source: str | os.PathLike[str], url: str, config: IngestConfig, progress: Progress
+) -> ScanStore:
+    access = remote_access()
+    folder = RemoteFolder(url, access)
+    if not folder.is_s3:
+        raise ConfigError(f"{url} cannot be written; expected a folder or s3://BUCKET/...")
+    check_conditions(folder)
+    local = staging_folder(folder.url, config)
+    scan = open_scan(source, local, config)
+    existing = _existing_store(scan, folder, config, access)
+    if existing is None:
+        # What an earlier call left here is ours alone, of whatever source.
+        staged = dataclasses.replace(config, overwrite=True, staging=None)
+        root = local / "scan.zarr"
+        ingest_to_folder(source, root, staged, progress=progress).close()
+        name = os.path.basename(source)
+        upload(root, folder, overwrite=config.overwrite, name=name, progress=progress)
+    shutil.rmtree(local, ignore_errors=True)
+    return existing or ScanStore(folder.url, access)
+
+
+def staging_folder(url: str, config: IngestConfig) -> Path:
+    """Return the local folder in which a store for a URL is built; the same for every call.
+
+    Raises
+    ------
+    StorageError
+        If somebody else made it: others could put files into what is published.
+    """
+    parent = Path(config.staging or tempfile.gettempdir())
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    name = f"ptyzarr-{user}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    folder = Path(os.path.abspath(parent)) / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if folder.is_symlink() or (hasattr(os, "getuid") and status.st_uid != user):
+        raise StorageError(f"{folder} is not ours; expected our own folder; give --staging DIR")
+    return folder
+
+
+def _existing_store(
+    scan: Scan, folder: RemoteFolder, config: IngestConfig, access: RemoteAccess
+) -> ScanStore | None:
+    """Return the store at a URL if it is this source's; None if it may be written.
+
+    Raises
+    ------
+    ScanExistsError
+        If another store is there and is not to be replaced.
+    """
+    try:
+        store = ScanStore(folder.url, access)
+    except ScanNotFoundError:
+        return None
+    except StorageError:
+        raise  # what is there cannot be judged
+    except PtyzarrError as error:
+        if config.overwrite:
+            return None
+        raise ScanExistsError(
+            f"{folder.url} holds what is no readable store ({error}); expected nothing there; "
+            "remove it, or replace it with --overwrite"
+        ) from error
+    difference = store_difference(scan, store, config)
+    if difference is None:
+        sizes = folder.list()
+        if all(sizes.get(key) == entry["size"] for key, entry in store.files.items()):
+            folder.delete([CLAIM_KEY])  # left by a call that was killed right after publishing
+            return store
+        difference = "with files that are missing or cut"
+    if config.overwrite:
+        return None
+    raise ScanExistsError(
+        f"{folder.url} holds a store {difference}; choose another destination, or replace it with "
+        "--overwrite"
+    )
