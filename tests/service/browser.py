@@ -77,9 +77,14 @@ class Browser:
 
     def click_at(self, element: WebElement, x: float, y: float) -> None:
         """Click at CSS pixels from the upper left corner of an element."""
+        self.point_at(element, x, y)
+        ActionChains(self.driver).click().perform()
+
+    def point_at(self, element: WebElement, x: float, y: float) -> None:
+        """Move the pointer to CSS pixels from the upper left corner of an element."""
         size = element.size
         offset = (round(x - size["width"] / 2), round(y - size["height"] / 2))
-        ActionChains(self.driver).move_to_element_with_offset(element, *offset).click().perform()
+        ActionChains(self.driver).move_to_element_with_offset(element, *offset).perform()
 
     def focused(self) -> str:
         """Return the id of what has the focus, or its tag."""

@@ -21,10 +21,11 @@ export function scanPath(id, rest = "") {
 }
 
 export class Service {
-  /** `onBytes(n)` is called as bytes come in. */
-  constructor(onBytes) {
+  /** `onBytes(n)` is called as bytes come in, `onAnswer()` when any answer does. */
+  constructor(onBytes, onAnswer) {
     this.key = null;
     this.onBytes = onBytes;
+    this.onAnswer = onAnswer;
   }
 
   async json(path, options) {
@@ -53,6 +54,7 @@ export class Service {
     for (let tried = 0; ; tried += 1) {
       const response = await this.#send(path, accept, signal);
       const body = await this.#read(response, signal);
+      this.onAnswer();
       if (response.ok) return { body, headers: response.headers };
       if (response.status !== 503 || tried === RETRIES || !response.headers.has("Retry-After")) {
         throw refusal(response, body);

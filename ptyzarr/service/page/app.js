@@ -14,7 +14,10 @@ const SECTIONS = ["login", "catalogue", "scan", "failed"];
 
 class Page {
   #traffic = new Traffic();
-  #service = new Service((count) => this.#traffic.add(count));
+  #service = new Service(
+    (count) => this.#traffic.add(count),
+    () => this.#hideLoss(),
+  );
   #address = new Address((state) => this.#show(state));
   #state = readHash(location.hash);
   #isIn = false;
@@ -125,7 +128,13 @@ class Page {
       return;
     }
     byId("notice-text").textContent = error.kind ? error.message : `This page failed: ${error.message}`;
+    byId("notice").dataset.kind = error.kind ?? "";
     byId("notice").hidden = false;
+  }
+
+  /** What was said of a service that did not answer is over when it does. */
+  #hideLoss() {
+    if (byId("notice").dataset.kind === "gone") byId("notice").hidden = true;
   }
 
   #reveal(shown) {

@@ -3,6 +3,7 @@
 import { scanPath } from "./api.js";
 import { byId, number } from "./format.js";
 import { Latest, PERCENTILES, Shown, enlarge, pictureQuery, showLegend } from "./pictures.js";
+import { Readout } from "./readout.js";
 
 export class FramePanel {
   #service;
@@ -11,6 +12,7 @@ export class FramePanel {
   #limits = { low: null, high: null };
   #asked = null;
   #latest;
+  #readout;
   #scan = null;
 
   /** `onOptions(patch)`: the user changed how frames are drawn. */
@@ -22,6 +24,7 @@ export class FramePanel {
       this.#shown.clear();
       onFailure(error, byId("frame-error"));
     });
+    this.#readout = new Readout(service, { onFailure });
     for (const id of ["show", "scale", "cmap"]) {
       byId(id).addEventListener("change", () => onOptions({ [id]: byId(id).value }));
     }
@@ -36,6 +39,7 @@ export class FramePanel {
   /** Shows the frame of a state; `scan` has what is known of the scan. */
   show(state, scan) {
     this.#fill(state, scan);
+    this.#readout.show(state, scan);
     const what = state.show === "mean" ? "/mean.png" : `/frames/${state.frame}.png`;
     const path = scanPath(state.scan, what + pictureQuery(state));
     if (path === this.#asked && scan === this.#scan) return;
@@ -49,6 +53,7 @@ export class FramePanel {
   /** Forgets the scan. */
   clear() {
     this.#latest.cancel();
+    this.#readout.clear();
     this.#asked = null;
     this.#shown.clear();
   }

@@ -64,14 +64,20 @@ export class GroupPanel {
     byId("group-facts").textContent = describe(members, state.frame);
     this.#arrange(members.slice(0, MOST_SHOWN), state.frame);
     const size = Math.min(THUMBNAIL_PX, scan.frame_size);
-    // Frames that belong to several groups come from the browser's cache.
-    await Promise.all(
-      this.#thumbnails.map(async ({ shown, member }) => {
-        const frame = scanPath(state.scan, `/frames/${member}.png${pictureQuery(state, size)}`);
-        const picture = await this.#service.picture(frame, { signal });
-        await shown.set(picture, `Frame ${member}`);
-      }),
-    );
+    const query = pictureQuery(state, size);
+    await Promise.all(this.#thumbnails.map((thumbnail) => this.#fill(thumbnail, state.scan, query, signal)));
+  }
+
+  /** One frame that cannot be read does not hide the others. */
+  async #fill({ shown, member }, id, query, signal) {
+    try {
+      const picture = await this.#service.picture(scanPath(id, `/frames/${member}.png${query}`), { signal });
+      await shown.set(picture, `Frame ${member}`);
+    } catch (error) {
+      if (error.kind !== "refused") throw error;
+      shown.clear();
+      byId("group-error").textContent = `Frame ${member}: ${error.message}`;
+    }
   }
 
   /** Keeps the elements that are there, so that focus stays where it is. */
@@ -127,6 +133,6 @@ export class GroupPanel {
 function describe(members, position) {
   if (members.length === 0) return `No group is drawn for position ${position}.`;
   const hidden = members.length > MOST_SHOWN ? ` The first ${MOST_SHOWN} are shown.` : "";
-  const other = members.includes(position) ? "" : " The position itself is not among them.";
-  return `${members.length} ${members.length === 1 ? "frame" : "frames"} in channel order.${other}${hidden}`;
+  const other = members.includes(position) ? "" : "; the position is not among them";
+  return `${members.length} ${members.length === 1 ? "frame" : "frames"}, in channel order${other}.${hidden}`;
 }

@@ -13,12 +13,15 @@ export function pointRadius(spacing, scale, share) {
  * Draws the positions that are seen.
  *
  * `view` has the box in device pixels (`left`, `top`, `width`, `height`) and how positions get
- * there: pixel = offset + scale * position. `radius` is in device pixels.
+ * there: pixel = offset + scale * position. `radius` is in device pixels. A `halo` sets discs off
+ * from a picture behind them; null is none.
  */
-export function drawPoints(context, positions, levels, palette, view, radius) {
+export function drawPoints(context, positions, levels, palette, view, radius, halo) {
   const seen = visible(positions, view, radius);
-  if (seen.length <= MOST_DISCS) drawDiscs(context, positions, seen, levels, palette, view, radius);
-  else drawPixels(context, positions, seen, levels, palette, view, radius);
+  if (seen.length <= MOST_DISCS) {
+    if (halo) fillDiscs(context, positions, seen, view, radius + 1, halo);
+    drawDiscs(context, positions, seen, levels, palette, view, radius);
+  } else drawPixels(context, positions, seen, levels, palette, view, radius);
 }
 
 function visible(positions, view, radius) {
@@ -47,16 +50,21 @@ function drawDiscs(context, positions, seen, levels, palette, view, radius) {
   for (const index of seen) byLevel[levels[index]].push(index);
   byLevel.forEach((indices, level) => {
     if (indices.length === 0) return;
-    context.fillStyle = `rgb(${palette.subarray(3 * level, 3 * level + 3).join(" ")})`;
-    context.beginPath();
-    for (const index of indices) {
-      const x = view.offsetX + view.scale * positions.values[2 * index];
-      const y = view.offsetY + view.scale * positions.values[2 * index + 1];
-      context.moveTo(x + radius, y);
-      context.arc(x, y, radius, 0, 2 * Math.PI);
-    }
-    context.fill();
+    const color = `rgb(${palette.subarray(3 * level, 3 * level + 3).join(" ")})`;
+    fillDiscs(context, positions, indices, view, radius, color);
   });
+}
+
+function fillDiscs(context, positions, indices, view, radius, color) {
+  context.fillStyle = color;
+  context.beginPath();
+  for (const index of indices) {
+    const x = view.offsetX + view.scale * positions.values[2 * index];
+    const y = view.offsetY + view.scale * positions.values[2 * index + 1];
+    context.moveTo(x + radius, y);
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+  }
+  context.fill();
 }
 
 /** Squares written into an image; where several meet in one pixel, it shows their mean. */

@@ -29,17 +29,19 @@ export class ScanMap {
 
   /**
    * `onChoose(index, isRepeat)`: a position was chosen here; `onZoom(zoom)`: the view changed;
-   * `onEdge(text)`: there is nothing further that way.
+   * `onEdge(text)`: there is nothing further that way; `onPoint(index)`: the pointer is nearest to
+   * a position, -1 if it is elsewhere; `onKey(event)`: any other key, true if it was taken.
    */
-  constructor(canvas, { onChoose, onZoom, onEdge, onKey }) {
+  constructor(canvas, { onChoose, onZoom, onEdge, onPoint, onKey }) {
     this.#canvas = canvas;
     this.#context = canvas.getContext("2d");
-    Object.assign(this, { onChoose, onZoom, onEdge, onKey });
+    Object.assign(this, { onChoose, onZoom, onEdge, onPoint, onKey });
     new ResizeObserver(() => this.redraw()).observe(canvas);
     canvas.addEventListener("pointerdown", (event) => this.#press(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#release(event));
     canvas.addEventListener("pointercancel", () => (this.#drag = null));
+    canvas.addEventListener("pointerleave", () => this.onPoint(-1));
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     canvas.addEventListener("keydown", (event) => this.#keys(event));
   }
@@ -55,18 +57,21 @@ export class ScanMap {
     this.#behind = null;
     this.#chosen = -1;
     this.#members = [];
+    this.#levels = null;
     this.setColor(this.#color);
   }
 
   clear() {
     this.#positions = null;
+    this.onPoint(-1);
     this.redraw();
   }
 
   /** Colours by "power" or "order"; returns the values of the lowest and the highest colour. */
   setColor(color) {
-    this.#color = color;
     if (!this.#positions) return null;
+    if (this.#levels && color === this.#color) return this.#levels;
+    this.#color = color;
     const order = () => Float64Array.from({ length: this.#positions.n }, (_, index) => index);
     this.#levels = levelsOf(color === "power" && this.#power ? this.#power : order());
     this.#points.of = "";
@@ -78,9 +83,13 @@ export class ScanMap {
   setBehind(image, width, height) {
     const bounds = this.#positions?.bounds;
     const fits = bounds && bounds.x0 >= 0 && bounds.y0 >= 0 && bounds.x1 <= width - 1 && bounds.y1 <= height - 1;
-    this.#behind = image && fits ? { image, width, height } : null;
-    this.#points.of = "";
-    this.redraw();
+    // The element may stay while its picture changes.
+    const of = image && fits ? image.src : null;
+    if (of !== (this.#behind?.of ?? null)) {
+      this.#behind = of && { image, width, height, of };
+      this.#points.of = "";
+      this.redraw();
+    }
     return this.#behind !== null;
   }
 
@@ -199,7 +208,11 @@ export class ScanMap {
   }
 
   #move(event) {
-    if (!this.#drag || !this.#positions) return;
+    if (!this.#positions) return;
+    if (!this.#drag) {
+      this.onPoint(this.#positions.nearest(...this.#toObject(event)));
+      return;
+    }
     const dx = event.offsetX - this.#drag.x;
     const dy = event.offsetY - this.#drag.y;
     if (!this.#drag.moved && Math.hypot(dx, dy) < CLICK_PX) return;
@@ -291,7 +304,8 @@ export class ScanMap {
       context.fillRect(view.left, view.top, view.width, view.height);
       this.#drawBehind(context, view);
       const radius = this.#radius(view);
-      drawPoints(context, this.#positions, this.#levels.levels, this.#palette, view, radius);
+      const halo = this.#behind ? colors.halo : null;
+      drawPoints(context, this.#positions, this.#levels.levels, this.#palette, view, radius, halo);
       this.#points = { layer, of };
     }
     this.#context.drawImage(this.#points.layer, 0, 0);

@@ -41,6 +41,7 @@ export class ScanView {
       onChoose: (index, isRepeat) => this.#choose(index, isRepeat),
       onZoom: (zoom) => change({ zoom: zoom && zoom.map((value) => Number(value.toPrecision(6))) }, "replace"),
       onEdge: say,
+      onPoint: (index) => this.#showPointed(index),
       onKey: (event) => this.#stepKey(event),
     });
     this.#frame = new FramePanel(service, { onOptions, onFailure });
@@ -152,6 +153,12 @@ export class ScanView {
       `Position ${frame} at x ${number(positions.x(frame))}, y ${number(positions.y(frame))}. ` +
         `Its group: frames ${members.join(", ")}.`,
     );
+  }
+
+  #showPointed(index) {
+    const { positions } = this.#scan ?? {};
+    byId("map-under").textContent =
+      index < 0 || !positions ? "" : `${index} at ${number(positions.x(index))}, ${number(positions.y(index))}`;
   }
 
   #choose(index, isRepeat) {
