@@ -8,9 +8,13 @@ from urllib.parse import quote
 
 import numpy as np
 
+from ptyzarr.config import GroupingConfig
 from ptyzarr.scan import FIELDS
 from ptyzarr.store import ScanStore
+from ptyzarr.view import intensity_unit
 
+#: What groups are drawn by where a request does not say.
+_GROUPING: Final = GroupingConfig()
 #: Units of what a source says of its physics.
 _UNITS: Final = {"pixel_size_m": "m", "energy_ev": "eV"}
 
@@ -48,7 +52,7 @@ def metadata(store: ScanStore, scan_id: str) -> dict[str, Any]:
         "shard_frames": store.format.shard_frames,
         "tile_frames": store.tile_frames,
         "schema_version": store.attrs["schema_version"],
-        "intensity_unit": "counts" if store.quantity == "counts" else "squared amplitude",
+        "intensity_unit": intensity_unit(store),
         "positions": {
             "unit": "object pixels",
             "minimum": positions.min(axis=0).astype(np.float64).tolist(),
@@ -62,6 +66,10 @@ def metadata(store: ScanStore, scan_id: str) -> dict[str, Any]:
         },
         "source": {key: source.get(key) for key in ("name", "format", "size", "incomplete")},
         "created_by": store.attrs["created_by"],
+        "grouping": {
+            name: getattr(_GROUPING, name)
+            for name in ("gridsize", "n_neighbors", "n_samples", "seed")
+        },
         "links": _links(scan_id, "object_guess" in store.nodes()),
     }
 

@@ -20,7 +20,6 @@ from ptyzarr.errors import PtyzarrError
 from ptyzarr.scan import FIELDS
 from ptyzarr.service import describing, science
 from ptyzarr.service.answers import (
-    NPY,
     REVALIDATE,
     PiecesResponse,
     Refusal,
@@ -53,6 +52,8 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
     ".png": "image/png",
 }
+#: npy has no registered type; clients call it what they like.
+_NPY_WORDS: Final = ("npy", "numpy", "octet-stream")
 _MAX_SUMMARIES: Final = 10_000
 
 
@@ -318,7 +319,7 @@ class Endpoints:
     ) -> Response:
         """Answer with npy where it is accepted by name, else with JSON."""
         accepted = request.headers.get("accept", "")
-        as_npy = NPY in accepted or "application/octet-stream" in accepted
+        as_npy = any(word in accepted for word in _NPY_WORDS)
         etag = science.digest_of(name, store.digest, as_npy)
         headers = {"ETag": etag, "Vary": "Accept"}
         held = not_modified(request, etag)

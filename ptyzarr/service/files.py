@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import functools
 import os
 import re
 import stat
@@ -180,23 +179,37 @@ async def stored_answer(
     request: Request, catalogue: Catalogue, workers: Workers, scan_id: str, key: str
 ) -> Response:
     """Return the answer to a request for a stored file; raises as `open_stored`, `byte_range`."""
-    file = await workers.file(open_stored, catalogue, scan_id, key)
+    return await workers.file(_prepare, request, catalogue, workers, scan_id, key)
+
+
+def _prepare(
+    request: Request, catalogue: Catalogue, workers: Workers, scan_id: str, key: str
+) -> Response:
+    """Open the file and read the first piece: most answers have no other."""
+    file = open_stored(catalogue, scan_id, key)
     try:
-        headers = {"ETag": file.etag, "Cache-Control": file.cache_control, "Accept-Ranges": "bytes"}
-        headers["Vary"] = "Authorization"
-        headers["Content-Type"] = _JSON if key.endswith(ROOT_KEY) else _BYTES
+        headers = {
+            "ETag": file.etag,
+            "Cache-Control": file.cache_control,
+            "Accept-Ranges": "bytes",
+            "Vary": "Authorization",
+            "Content-Type": _JSON if key.endswith(ROOT_KEY) else _BYTES,
+        }
         held = request.headers.get("if-none-match")
         if held is not None and matches(held, file.etag):
             file.close()
             return Response(status_code=304, headers=headers)
         span = byte_range(_wanted_range(request.headers, file.etag), file.size)
+        start, stop = span or (0, file.size)
+        if span is not None:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{file.size}"
+        answer = _FileResponse(workers, file, start, stop, 200 if span is None else 206, headers)
+        if request.method != "HEAD":
+            answer.read_first()
     except BaseException:
         file.close()
         raise
-    if span is None:
-        return _FileResponse(workers, file, 0, file.size, 200, headers)
-    headers["Content-Range"] = f"bytes {span[0]}-{span[1] - 1}/{file.size}"
-    return _FileResponse(workers, file, *span, 206, headers)
+    return answer
 
 
 def _wanted_range(headers: Mapping[str, str], etag: str) -> str | None:
@@ -218,9 +231,15 @@ class _FileResponse(Response):
         headers: Mapping[str, str],
     ) -> None:
         self._workers, self._file = workers, file
-        self._start, self._stop = start, stop
+        self._place, self._stop = start, stop
+        self._first = b""
         named = {**headers, "Content-Length": str(stop - start)}
         super().__init__(None, status, named)
+
+    def read_first(self) -> None:
+        """Read the first piece; raises `StorageError` if the file was cut."""
+        if self._place < self._stop:
+            self._first = self._read()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file, close it whatever happens."""
@@ -232,23 +251,25 @@ class _FileResponse(Response):
                     "headers": self.raw_headers,
                 }
             )
-            if scope["method"] == "HEAD" or self._start == self._stop:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-            else:
-                await self._send_pieces(receive, send)
+            more = scope["method"] != "HEAD" and self._place < self._stop
+            first, self._first = self._first, b""
+            await send({"type": "http.response.body", "body": first, "more_body": more})
+            if more:
+                await self._send_rest(receive, send)
         finally:
             self._file.close()
 
-    async def _send_pieces(self, receive: Receive, send: Send) -> None:
+    async def _send_rest(self, receive: Receive, send: Send) -> None:
         async with until_gone(receive) as is_gone:
-            place = self._start
-            while place < self._stop and not is_gone():
-                stop = min(self._stop, place + _PIECE_BYTES)
-                read = functools.partial(self._file.read, place, stop)
-                piece = read() if self._file.fd is None else await self._workers.file(read)
-                if not piece:
-                    # The length was promised: only a broken connection tells the client.
-                    raise StorageError("a file was cut while it was being sent")
-                place += len(piece)
-                more = place < self._stop
+            while self._place < self._stop and not is_gone():
+                piece = await self._workers.file(self._read)
+                more = self._place < self._stop
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
+
+    def _read(self) -> bytes:
+        piece = self._file.read(self._place, min(self._stop, self._place + _PIECE_BYTES))
+        if not piece:
+            # Where the length was promised already, a broken connection tells the client.
+            raise StorageError("a file was cut while it was being sent; ask again")
+        self._place += len(piece)
+        return piece

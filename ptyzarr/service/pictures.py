@@ -25,7 +25,7 @@ _DECADES: Final = 6
 #: Lightness, and hue in degrees, from the lowest value to the highest.
 _COURSES: Final = {
     "ember": ((0.08, 0.97), (300.0, 470.0), 0.16),
-    "ocean": ((0.10, 0.97), (285.0, 130.0), 0.13),
+    "ocean": ((0.10, 0.97), (285.0, 130.0), 0.10),
     "gray": ((0.0, 1.0), (0.0, 0.0), 0.0),
 }
 # OKLab to linear RGB (Ottosson 2020): cone responses, then primaries.

@@ -15,6 +15,7 @@ from ptyzarr.grouping import GroupTable, cached_group_table
 from ptyzarr.service.answers import Refusal, npz_pieces
 from ptyzarr.service.pictures import MAX_SIZE, Picture, PictureOptions, draw
 from ptyzarr.store import ScanStore
+from ptyzarr.view import intensity
 
 BLOCK_BYTES: Final = 16 * 1024**2
 _TABLE_ENTRY_BYTES: Final = 16  # a distance and an index for each candidate
@@ -94,12 +95,7 @@ def amplitude_frame(store: ScanStore, index: int) -> NDArray[Any]:
 
 def intensity_picture(store: ScanStore, index: int, options: PictureOptions) -> Picture:
     """Return a picture of the intensity (squared amplitude, counts) of one frame."""
-    return draw(_intensity(store, np.array([index]))[0], options)
-
-
-def _intensity(store: ScanStore, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    frames = store.stored(indices).astype(np.float64)
-    return frames if store.quantity == "counts" else np.square(frames, out=frames)
+    return draw(intensity(store, np.array([index]))[0], options)
 
 
 def mean_intensity(store: ScanStore) -> NDArray[np.float64]:
@@ -111,7 +107,7 @@ def mean_intensity(store: ScanStore) -> NDArray[np.float64]:
     total = np.zeros((size, size))
     step = max(1, BLOCK_BYTES // (8 * size * size))
     for start in range(0, n_frames, step):
-        total += _intensity(store, store.frame_index[start : start + step]).sum(axis=0)
+        total += intensity(store, store.frame_index[start : start + step]).sum(axis=0)
     return total / n_frames
 
 

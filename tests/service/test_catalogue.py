@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,10 @@ import synthetic
 from service.webclient import Client
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import ScanNotFoundError
+from ptyzarr.errors import ScanNotFoundError, StorageError
 from ptyzarr.ingestion import ingest
-from ptyzarr.service.catalogue import Catalogue
+from ptyzarr.service.catalogue import Catalogue, Published
+from ptyzarr.service.files import open_stored
 from ptyzarr.store import open_store
 
 
@@ -79,6 +82,7 @@ def test_metadata_has_units_shapes_and_provenance(client: Client) -> None:
     assert scan["positions"]["unit"] == "object pixels"
     assert scan["source"]["name"] == "first.npz"
     assert scan["intensity_unit"] == "counts"
+    assert scan["grouping"] == {"gridsize": 1, "n_neighbors": 4, "n_samples": None, "seed": 0}
     assert scan["links"]["object"] == "/v1/scans/first/object/amplitude.png"
 
 
@@ -221,3 +225,49 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_query_that_is_not_understood_is_refused(client: Client, query: str) -> None:
     answer = client.ask("/v1/scans" + query.replace(" ", "%20"))
     assert (answer.status, answer.json["code"]) == (400, "request")
+
+
+def test_a_file_is_opened_again_if_its_store_was_replaced_meanwhile(
+    folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = Catalogue(folder)
+    target, new = folder / "run_1.zarr", folder / ".new"
+    shutil.copytree(root / "second.zarr", new)
+    key = "diffraction/c/0/0/0"
+    real_open, opened = os.open, []
+
+    def replace_then_open(path: Any, *arguments: Any, **names: Any) -> int:
+        if str(path).endswith(key) and not opened:
+            opened.append(path)
+            shutil.rmtree(target)
+            new.rename(target)
+        return real_open(path, *arguments, **names)
+
+    assert catalogue.published("run_1").files[key]
+    monkeypatch.setattr(os, "open", replace_then_open)
+    file = open_stored(catalogue, "run_1", key)
+    assert opened
+    expected = (root / "second.zarr" / key).read_bytes()
+    assert file.read(0, file.size) == expected
+    assert file.etag == f'"{hashlib.sha256(expected).hexdigest()}"'
+    file.close()
+
+
+def test_a_store_that_never_rests_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalogue = Catalogue(folder)
+    monkeypatch.setattr(Published, "is_current", lambda published: False)
+    with pytest.raises(StorageError, match="changes all the time"):
+        open_stored(catalogue, "run_1", "diffraction/c/0/0/0")
+    with pytest.raises(StorageError, match="changes all the time"):
+        catalogue.store("run_1")
+
+
+def test_a_folder_that_cannot_be_read_is_a_fault_of_the_disk(
+    folder: Path, start: Callable[..., Client]
+) -> None:
+    client = start(folder)
+    shutil.rmtree(folder)
+    answer = client.ask("/v1/scans")
+    assert (answer.status, answer.json["code"]) == (503, "storage")
+    assert str(folder) not in answer.json["message"]
+    assert client.ask("/v1/scans/run_1").status == 404

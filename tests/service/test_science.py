@@ -32,7 +32,9 @@ def test_the_map_is_the_positions_in_acquisition_order(client: Client, store: Sc
     answer = client.ask(f"{SCAN}/map", Accept=NPY)
     assert answer.npy.dtype == np.float64
     np.testing.assert_array_equal(answer.npy, store.positions)
-    listed = client.ask(f"{SCAN}/map")
+    for other in ("application/octet-stream", "text/html, application/numpy;q=0.9"):
+        assert client.ask(f"{SCAN}/map", Accept=other).body == answer.body
+    listed = client.ask(f"{SCAN}/map", Accept="*/*")
     np.testing.assert_array_equal(listed.json["positions"], store.positions)
     assert listed.json["unit"] == "object pixels"
     assert answer.headers["vary"] == "Accept"
