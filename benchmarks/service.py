@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -144,11 +145,14 @@ def started(arguments: list[str]) -> Iterator[tuple[str, str, int]]:
 
 def serve_static(folder: str) -> None:
     """Serve a folder with Starlette's static files under uvicorn."""
-    uvicorn, socket = import_module("uvicorn"), import_module("socket")
+    uvicorn = import_module("uvicorn")
     files = import_module("starlette.staticfiles").StaticFiles(directory=folder)
     routes = [import_module("starlette.routing").Mount("/", files)]
     app = import_module("starlette.applications").Starlette(routes=routes)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    # As uvicorn makes its own: with the protocol named, or asyncio delays small packets.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
     print(json.dumps({"url": f"http://127.0.0.1:{listener.getsockname()[1]}"}), flush=True)
     config = uvicorn.Config(app, http="h11", log_config=None, access_log=False, lifespan="off")
     uvicorn.Server(config).run([listener])
