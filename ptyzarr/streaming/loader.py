@@ -98,7 +98,7 @@ class GroupLoader:
     ConfigError
         If the stores do not fit together, or there are too few groups.
     BudgetError
-        If ``config.memory`` is below the minimum, which the message states.
+        If ``config.memory`` or ``config.buffer`` is below the minimum, which the message states.
     DeviceError
         If the device or the package that drives it is not available.
     GroupingError
@@ -356,6 +356,7 @@ class GroupLoader:
             n_threads=self._n_threads,
             thread_nbytes=experiments.decoder.thread_nbytes(experiments.group_size),
             started_nbytes=after[0] - before[0] if before and after else None,
+            buffer_nbytes=self._config.buffer_bytes,
         )
 
 
