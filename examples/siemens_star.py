@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,13 +63,13 @@ class Options:
     """
 
     out: Path
-    epochs: int = 40
-    batch_size: int = 8
-    learning_rate: float = 2e-3
-    width: int = 32
+    epochs: int = 8
+    batch_size: int = 4
+    learning_rate: float = 4e-3
+    width: int = 8
     n_groups: int | None = None
     memory: str = "192MiB"
-    buffer: str = "12MiB"
+    buffer: str = "8MiB"
     seed: int = 0
 
 
@@ -98,59 +99,71 @@ def make_loader(store: ptyzarr.ScanStore, options: Options) -> ptyzarr.GroupLoad
 
 
 class PatchNetwork(nn.Module):
-    """Amplitude and phase of the object under each frame of a group, from the frames.
+    """Amplitude and phase of the object under a frame, from the frame.
 
-    An encoder halves the resolution down to 8 x 8 (for frames of 128 x 128), a decoder doubles it
-    again; it has no shortcuts from one to the other, since the pixels of a diffraction frame are
-    not those of the object.
+    An encoder-decoder with shortcuts, the same for all frames. The probe is out of focus, so a
+    frame is a blurred shadow of the object with its features about where they are in the patch.
 
     Parameters
     ----------
-    n_frames
-        C, frames in a group.
     width
-        Channels of the first stage.
+        Channels of the first stage, a multiple of 4; each of three more has twice as many.
     """
 
-    def __init__(self, n_frames: int, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         widths = [width, 2 * width, 4 * width, 8 * width]
-        stages: list[nn.Module] = []
-        for n_in, n_out in zip([n_frames, *widths], widths, strict=False):
-            stages += [nn.Conv2d(n_in, n_out, 4, stride=2, padding=1), *_refine(n_out)]
-        for n_in, n_out in zip(widths[::-1], widths[-2::-1], strict=False):
-            stages += [nn.ConvTranspose2d(n_in, n_out, 4, stride=2, padding=1), *_refine(n_out)]
-        # Both parts of each patch, four pixels of them for each pixel of the last stage.
-        stages += [nn.Conv2d(width, 8 * n_frames, 3, padding=1), nn.PixelShuffle(2)]
-        self.layers = nn.Sequential(*stages)
+        steps = list(pairwise(widths))
+        # Every stage has half the resolution of the one before, the first that of the frame.
+        self.first = _stage(3 * 4, width)
+        self.down = nn.ModuleList(
+            nn.Sequential(_stage(few, many, stride=2), _stage(many, many)) for few, many in steps
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(many, few, 2, stride=2) for few, many in steps[::-1]
+        )
+        self.join = nn.ModuleList(_stage(2 * few, few) for few, _ in steps[::-1])
+        self.last = nn.Conv2d(width, 2 * 4, 3, padding=1)
+        # An untrained network says that the object is nearly even, not that it is noise.
+        nn.init.normal_(self.last.weight, std=0.01)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, empty: Tensor) -> Tensor:
         """Return object patches.
 
         Parameters
         ----------
         frames : (B, C, N, N) float32
             Normalised diffraction amplitudes; N is a multiple of 16.
+        empty : (B, 1, N, N) float32
+            What they would be without an object.
 
         Returns
         -------
         (B, C, N, N) complex64
             Transmission, of amplitude below 1.2 and phase between -pi and pi.
         """
-        amplitude, phase = self.layers(torch.log1p(20 * frames)).chunk(2, dim=1)
-        # Where the last layer gives 0 the sample is all but transparent.
-        return torch.polar(1.2 * torch.sigmoid(amplitude + 1.5), torch.pi * torch.tanh(phase))
+        empty = empty.expand_as(frames)
+        seen = torch.stack([frames, empty, (frames - empty) / (empty + 0.1)], dim=2)
+        values = nn.functional.pixel_unshuffle(seen.flatten(0, 1), 2)
+        values = self.first(values.contiguous(memory_format=torch.channels_last))
+        shortcuts = []
+        for down in self.down:
+            shortcuts.append(values)
+            values = down(values)
+        for up, join in zip(self.up, self.join, strict=True):
+            values = join(torch.cat([up(values), shortcuts.pop()], dim=1))
+        parts = nn.functional.pixel_shuffle(self.last(values), 2).contiguous()
+        amplitude, phase = parts.unflatten(0, frames.shape[:2]).unbind(dim=2)
+        # Where the last layer gives 0 the sample lets most of the light through.
+        return torch.polar(1.2 * torch.sigmoid(amplitude + 1), torch.pi * torch.tanh(phase))
 
 
-def _refine(n_channels: int) -> list[nn.Module]:
-    """Return the layers that follow a change of resolution."""
-    return [
-        nn.GroupNorm(8, n_channels),
+def _stage(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1),
+        nn.GroupNorm(4, n_out),
         nn.ReLU(inplace=True),
-        nn.Conv2d(n_channels, n_channels, 3, padding=1),
-        nn.GroupNorm(8, n_channels),
-        nn.ReLU(inplace=True),
-    ]
+    )
 
 
 def merge_patches(patches: Tensor, positions: Tensor, weight: Tensor) -> Tensor:
@@ -209,8 +222,10 @@ def predict(network: nn.Module, batch: ptyzarr.Batch) -> Tensor:
     # coords_relative has the reference's minus sign: members lie at offsets - relative, which is
     # coords_nn. Patches at offsets + relative would be those of the mirrored group.
     positions = (batch.coords_offsets - batch.coords_relative)[:, 0]
-    light = batch.probe[0].abs().square()
-    return merge_patches(network(batch.X), positions, light / light.max() + 1e-3)
+    probe = batch.probe[0]
+    empty = batch.scale[:, None, None, None] * diffract(torch.ones_like(probe), probe)
+    light = probe.abs().square()
+    return merge_patches(network(batch.X, empty), positions, light / light.max() + 1e-3)
 
 
 def measure_error(network: nn.Module, batch: ptyzarr.Batch) -> Tensor:
@@ -250,7 +265,7 @@ def train(
     n_steps = options.epochs * len(loader)
     optimizer = torch.optim.Adam(network.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.learning_rate, total_steps=n_steps, pct_start=0.1
+        optimizer, options.learning_rate, total_steps=n_steps, pct_start=0.15
     )
     losses: list[float] = []
     began, stall_s = time.perf_counter(), 0.0
@@ -492,86 +507,36 @@ def draw_losses(path: Path, training: Training) -> None:
 def run(options: Options, console: Console) -> dict[str, float]:
     """Train, score, draw, and return the figures of ``report.json``."""
     torch.manual_seed(options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
     store = open_scan(options.out)
-    network = PatchNetwork(n_frames=4, width=options.width)
+    network = PatchNetwork(options.width).to(memory_format=torch.channels_last)
     with make_loader(store, options) as loader:
-        describe(store, loader, network, options, console)
         untrained = score(network, loader, store)
         training = train(network, loader, options, console)
-        stats = loader.stats
+        epoch = loader.stats
         trained = score(network, loader, store)
     draw_object(options.out / "object.png", trained, untrained, store)
     draw_losses(options.out / "loss.png", training)
-    epochs = np.reshape(training.losses, (-1, training.steps_in_epoch)).mean(axis=1)
-    resident = resident_memory()
+    n_steps, resident = training.steps_in_epoch, resident_memory()
     report = {
-        "correlation_trained": trained.correlation,
-        "correlation_untrained": untrained.correlation,
-        "error_first_epoch": float(epochs[0]),
-        "error_last_epoch": float(epochs[-1]),
-        "seconds": training.seconds,
-        "stall_s": training.stall_s,
-        "scan_bytes_float32": scan_nbytes(store),
-        "buffer_bytes": loader.config.buffer_bytes or 0,
-        "peak_buffer_bytes": stats.peak_buffer_bytes,
-        "bytes_read_last_epoch": stats.bytes_read,
-        "decoded_per_delivered_last_epoch": stats.decoded_per_delivered,
-        "peak_process_bytes": resident[1] if resident else 0,
+        "phase correlation, trained": trained.correlation,
+        "phase correlation, untrained": untrained.correlation,
+        "error, first epoch": float(np.mean(training.losses[:n_steps])),
+        "error, last epoch": float(np.mean(training.losses[-n_steps:])),
+        "training, s": training.seconds,
+        "waited for data, s": training.stall_s,
+        "weights": sum(values.numel() for values in network.parameters()),
+        "scan as float32, MB": 4e-6 * store.n_frames * store.frame_size**2,
+        "limit of frames and batches in the loader, MB": 1e-6 * (loader.config.buffer_bytes or 0),
+        "most of them, MB": 1e-6 * epoch.peak_buffer_bytes,
+        "read in the last epoch, MB": 1e-6 * epoch.bytes_read,
+        "limit of all that the loader adds, MB": 1e-6 * loader.config.memory_bytes,
+        "whole process, torch and network included, MB": 1e-6 * resident[1] if resident else 0.0,
     }
     (options.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     return report
 
 
-def scan_nbytes(store: ptyzarr.ScanStore) -> int:
-    """Return the bytes of all frames of a scan as float32."""
-    return 4 * store.n_frames * store.frame_size**2
-
-
-def describe(
-    store: ptyzarr.ScanStore,
-    loader: ptyzarr.GroupLoader,
-    network: nn.Module,
-    options: Options,
-    console: Console,
-) -> None:
-    """Say what is trained on what, and what is limited."""
-    weights = sum(values.numel() for values in network.parameters())
-    console.print(
-        f"{store.n_frames} frames of {store.frame_size} x {store.frame_size}: "
-        f"{scan_nbytes(store) / 1e6:.1f} MB as float32. The loader may hold "
-        f"{(loader.config.buffer_bytes or 0) / 1e6:.1f} MB of frames and batches; all that it adds "
-        f"to the process, compiled code included, is limited to {options.memory}.\n"
-        f"{loader.n_groups} groups of 4, {len(loader)} steps an epoch, {weights:,} weights, "
-        f"{torch.get_num_threads()} threads.",
-        highlight=False,
-    )
-
-
-def print_report(report: dict[str, float], options: Options, console: Console) -> None:
-    """Print the figures of a run."""
-    megabytes = {name: value / 1e6 for name, value in report.items() if "bytes" in name}
-    rows = {
-        "phase correlation with the reference guess, trained": report["correlation_trained"],
-        "phase correlation, untrained network": report["correlation_untrained"],
-        "error of the first epoch": report["error_first_epoch"],
-        "error of the last epoch": report["error_last_epoch"],
-        "seconds of training": report["seconds"],
-        "seconds of these in which it waited for data": report["stall_s"],
-        "scan as float32, MB": megabytes["scan_bytes_float32"],
-        "limit for frames and batches in the loader, MB": megabytes["buffer_bytes"],
-        "largest of these, MB": megabytes["peak_buffer_bytes"],
-        "read in the last epoch, MB": megabytes["bytes_read_last_epoch"],
-        "frames decoded for each delivered, last epoch": report["decoded_per_delivered_last_epoch"],
-        "whole process with torch and the network, MB": megabytes["peak_process_bytes"],
-    }
-    table = Table("", "", show_header=False)
-    for name, value in rows.items():
-        table.add_row(name, f"{value:,.3f}" if abs(value) < 10 else f"{value:,.1f}")
-    console.print(table, f"Pictures and report.json are in {options.out}.", highlight=False)
-
-
-def parse_options(arguments: Sequence[str] | None = None) -> Options:
+def parse_options(arguments: Sequence[str] | None) -> Options:
     """Return the options of a command line."""
     defaults = Options(out=Path("siemens-star"))
     parser = argparse.ArgumentParser(description="Train a network on a measured scan, on a CPU.")
@@ -582,19 +547,23 @@ def parse_options(arguments: Sequence[str] | None = None) -> Options:
     parser.add_argument("--seed", type=int, default=defaults.seed)
     parser.add_argument("--quick", action="store_true", help="seconds: it runs, and learns little")
     given = vars(parser.parse_args(arguments))
-    options = replace(defaults, **{name: given[name] for name in given if name != "quick"})
-    return replace(options, epochs=3, n_groups=32, width=8) if given["quick"] else options
+    if given.pop("quick"):
+        return replace(Options(**given), epochs=3, n_groups=32)
+    return Options(**given)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the example; return the exit status."""
-    console, options = Console(), parse_options(arguments)
+    """Run the example and print its figures; return the exit status."""
+    console, options = Console(highlight=False), parse_options(arguments)
     try:
         report = run(options, console)
     except ptyzarr.PtyzarrError as error:
-        Console(stderr=True).print(f"{error}", style="red")
+        Console(stderr=True, style="red").print(error)
         return 1
-    print_report(report, options, console)
+    table = Table("", "", show_header=False)
+    for name, value in report.items():
+        table.add_row(name, f"{value:.4f}" if value < 1 else f"{value:,.1f}")
+    console.print(table, f"Pictures and report.json are in {options.out}.")
     return 0
 
 
