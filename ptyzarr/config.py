@@ -451,6 +451,9 @@ class LoaderConfig:
         False, "deliver the position each group was drawn for, and the start positions"
     )
     memory: str | int = option("1GiB", "memory that the loader may add to the process")
+    buffer: str | int | None = option(
+        None, "part of it for decoded frames and batches read ahead (default: what is left)"
+    )
     n_threads: int | None = option(
         None, "threads that decode and gather (default: the cores of this rank)"
     )
@@ -473,6 +476,8 @@ class LoaderConfig:
                 f"device is {self.device!r}; expected 'numpy', 'cpu', 'cuda' or 'cuda:N'"
             )
         parse_size(self.memory)
+        if self.buffer is not None:
+            parse_size(self.buffer)
         _check_int(self, "n_threads", 1, optional=True)
         if (self.rank is None) != (self.world_size is None):
             raise ConfigError("rank and world_size belong together; give both or neither")
@@ -487,6 +492,11 @@ class LoaderConfig:
     def memory_bytes(self) -> int:
         """The memory budget in bytes."""
         return parse_size(self.memory)
+
+    @property
+    def buffer_bytes(self) -> int | None:
+        """The limit of the buffer in bytes; None is what the budget leaves."""
+        return None if self.buffer is None else parse_size(self.buffer)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
