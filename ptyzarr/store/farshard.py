@@ -24,7 +24,7 @@ from ptyzarr.store.shardindex import index_nbytes, parse_index
 
 logger = logging.getLogger(__name__)
 
-#: Unwanted bytes that cost less than another request; see docs/decisions/0010-remote.md.
+#: Unwanted bytes that cost less than another request; see docs/decisions/0011-remote.md.
 MAX_GAP: Final = 32 * 1024
 #: With a cache, what lies in the same part of a shard is fetched along: it is wanted soon.
 BLOCK_NBYTES: Final = 128 * 1024
@@ -65,6 +65,7 @@ class FarShard:
         self.key = key
         self.path = f"{files.url}/{key}"
         self._size, self._sha256 = int(entry["size"]), str(entry["sha256"])
+        self._tail = entry.get("tail")
         self._n_chunks = n_chunks
         self._files, self._fetch = files, fetch
         self._cache, self._on_removal = cache, on_removal
@@ -165,10 +166,10 @@ class FarShard:
         run = np.array([[start, self._size]])
         (body,) = self._fetch(self.key, run)
         try:
-            index = parse_index(body, self.path, self._size, self._n_chunks)
+            index = parse_index(body, self.path, self._size, self._n_chunks, self._tail)
         except DamagedStoreError:  # it may have been the way
             (body,) = self._fetch(self.key, run)
-            index = parse_index(body, self.path, self._size, self._n_chunks)
+            index = parse_index(body, self.path, self._size, self._n_chunks, self._tail)
         if self._cached is not None:
             with contextlib.suppress(OSError):
                 self._cached.write(start, body)
@@ -182,7 +183,7 @@ class FarShard:
             if cached is not None and cached.has(np.array([self._n_chunks])).all():
                 start = max(self._size - index_nbytes(self._n_chunks), 0)
                 raw = cached.read(start, self._size)
-                return parse_index(raw, self.path, self._size, self._n_chunks)
+                return parse_index(raw, self.path, self._size, self._n_chunks, self._tail)
         return None
 
     def _complete(self, cached: CachedShard, inner: NDArray[np.int64]) -> bool:
