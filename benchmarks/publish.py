@@ -22,7 +22,13 @@ from ptyzarr.bench import BenchReport, Row, format_markdown
 from ptyzarr.config import format_size
 
 ROOT = Path(__file__).parent.parent
-PLACES = ("README.md", "docs/performance.md", "docs/service.md")
+PLACES = (
+    "README.md",
+    "docs/performance.md",
+    "docs/ptychopinn.md",
+    "docs/grouping.md",
+    "docs/service.md",
+)
 PICTURES = {
     "epoch-medium-last.png": "epoch.png",
     "timeline.png": "memory.png",
@@ -209,12 +215,15 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "contenders": hows,
     "ingest-stored": report_block("ingest-medium", 0),
     "ingest-deflated": report_block("ingest-medium", 1),
+    "transform": table_block("transform"),
     "memory": memory_block,
     "growth": table_block("growth"),
     "growth-kept": table_block("growth-kept"),
+    "several": table_block("several"),
     "start": table_block("start"),
     "neighbors": table_block("neighbors"),
     "draws": report_block("draws"),
+    "strategies": table_block("strategies"),
     "amplification": table_block("amplification"),
     "quality": table_block("quality"),
     "decode-chunks": report_block("decode-medium", 0),
@@ -222,6 +231,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "disk": table_block("disk-medium"),
     "timeline": table_block("timeline"),
     "device": table_block("device"),
+    "migration": table_block("migration"),
     "service": table_block("service", 0),
     "service-load": table_block("service", 1),
 }

@@ -14,20 +14,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ptyzarr._version import __version__
-from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, ServiceConfig
+from ptyzarr.config import (
+    GroupingConfig,
+    IngestConfig,
+    LoaderConfig,
+    ServiceConfig,
+    TransformConfig,
+)
 from ptyzarr.errors import DeviceError, PtyzarrError
 
 if TYPE_CHECKING:
     from ptyzarr.client import catalog
-    from ptyzarr.grouping import RawDataTorch, neighbors
-    from ptyzarr.ingestion import export, ingest, repair, stage, verify
+    from ptyzarr.datamodule import GroupDataModule as GroupDataModule
+    from ptyzarr.grouping import RawDataTorch, neighbors, split_groups, split_scans
+    from ptyzarr.ingestion import export, ingest, repair, stage, transform, verify
     from ptyzarr.ptychopinn import MemmapDatasetBridge
     from ptyzarr.store import ScanStore, open_store, open_stores
     from ptyzarr.streaming import Batch, GroupLoader
     from ptyzarr.tensors import GroupDataset as GroupDataset
+    from ptyzarr.tensors import GroupMapDataset as GroupMapDataset
     from ptyzarr.tensors import PtychoDataContainerTorch as PtychoDataContainerTorch
+    from ptyzarr.tensors import as_tensordict as as_tensordict
 
-# The names that need torch are not listed: ``import *`` must work without it.
+# The names that need torch or Lightning are not listed: ``import *`` must work without it.
 __all__ = [
     "Batch",
     "GroupLoader",
@@ -39,6 +48,7 @@ __all__ = [
     "RawDataTorch",
     "ScanStore",
     "ServiceConfig",
+    "TransformConfig",
     "__version__",
     "catalog",
     "export",
@@ -47,7 +57,10 @@ __all__ = [
     "open_store",
     "open_stores",
     "repair",
+    "split_groups",
+    "split_scans",
     "stage",
+    "transform",
     "verify",
 ]
 
@@ -63,14 +76,19 @@ _ROOMS = (
     "streaming",
     "tensors",
 )
+# What the names of a home need beside the package, and the extra that installs it.
+_EXTRAS = {"datamodule": ("Lightning", "lightning"), "tensors": ("torch", "torch")}
 _HOMES = {
     "Batch": "streaming",
+    "GroupDataModule": "datamodule",
     "GroupDataset": "tensors",
     "GroupLoader": "streaming",
+    "GroupMapDataset": "tensors",
     "MemmapDatasetBridge": "ptychopinn",
     "PtychoDataContainerTorch": "tensors",
     "RawDataTorch": "grouping",
     "ScanStore": "store",
+    "as_tensordict": "tensors",
     "catalog": "client",
     "export": "ingestion",
     "ingest": "ingestion",
@@ -78,7 +96,10 @@ _HOMES = {
     "open_store": "store",
     "open_stores": "store",
     "repair": "ingestion",
+    "split_groups": "grouping",
+    "split_scans": "grouping",
     "stage": "ingestion",
+    "transform": "ingestion",
     "verify": "ingestion",
 }
 
@@ -92,10 +113,11 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"ptyzarr.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
-        if _HOMES[name] != "tensors":
+        package, extra = _EXTRAS.get(_HOMES[name], ("", ""))
+        if not extra:
             raise
         raise DeviceError(
-            f"{name} needs torch, and {error.name} is not installed; install 'ptyzarr[torch]'"
+            f"{name} needs {package}, and {error.name} is not installed; install 'ptyzarr[{extra}]'"
         ) from error
 
 

@@ -14,6 +14,7 @@ would catch. `code` is stable: codes are only added. The command line maps it to
     |  `- DamagedStoreError      damaged
     |- VerificationError         verification    ValueError
     |- GroupingError             grouping        ValueError
+    |- GroupIndexError           group_index     IndexError
     |- DtypeError                dtype           TypeError
     |- ScanNotFoundError         not_found       FileNotFoundError
     |- ScanExistsError           exists          FileExistsError
@@ -95,6 +96,12 @@ class GroupingError(PtyzarrError, ValueError):
     """Groups cannot be drawn with these arguments."""
 
     code = "grouping"
+
+
+class GroupIndexError(PtyzarrError, IndexError):
+    """There is no group of that number."""
+
+    code = "group_index"
 
 
 class DtypeError(PtyzarrError, TypeError):

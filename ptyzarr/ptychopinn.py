@@ -195,10 +195,10 @@ class _BridgeScan:
 def _update_legacy_parameters(config: Any) -> None:
     """Update PtychoPINN's parameter dictionary if it is installed and the config is its own."""
     if config is None or not hasattr(config, "model"):
-        return
+        return  # only upstream's own configurations have one
     try:
         update = import_module("ptycho.config.config").update_legacy_dict
         parameters = import_module("ptycho.params").cfg
-    except ImportError:
-        return
+    except (ImportError, AttributeError):
+        return  # not installed, or another package of that name
     update(parameters, config)

@@ -51,6 +51,7 @@ FIELDS: Mapping[str, Field] = {
         Field("scan_index", ("frame",), "", True),
         Field("probe_guess", ("[mode]", "probe_y", "probe_x"), "", False),
         Field("object_guess", ("object_y", "object_x"), "", False),
+        Field("bad_pixels", ("y", "x"), "", False),
     )
 }
 
@@ -134,7 +135,8 @@ class Member:
     name
         Name in the file, e.g. ``"diff3d.npy"``.
     size, crc32
-        Uncompressed size in bytes and CRC-32 of the whole member.
+        Uncompressed size in bytes and CRC-32 of the whole member; None instead of the latter for
+        frames that no file holds, since they were made from those of another store.
     node
         Where its values live in the store: ``"diffraction"``, ``"positions"``, ``"extra/..."``.
     column
@@ -145,10 +147,32 @@ class Member:
 
     name: str
     size: int
-    crc32: int
+    crc32: int | None
     node: str
     column: int | None
     header: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The store that a scan was made from, where that was no file.
+
+    Attributes
+    ----------
+    nbytes
+        Size of the store on disk.
+    transforms
+        Every step since the source file as plain JSON, this one last.
+    held_nbytes
+        Memory that the store takes while the scan is read.
+    worker_nbytes
+        Memory that reading takes in each thread, beside the frames that it gives.
+    """
+
+    nbytes: int
+    transforms: tuple[Mapping[str, Any], ...]
+    held_nbytes: int
+    worker_nbytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +204,10 @@ class Scan:
         `n_frames` where the scan was cut to the common beginning.
     members
         Every member of the file, in file order.
+    bad_pixels : (N, N) bool, or None
+        Pixels whose values mean nothing, in every frame.
+    origin
+        The store that the scan was made from; None where `path` is the source.
     """
 
     name: str
@@ -198,6 +226,8 @@ class Scan:
     extra: Mapping[str, MemberReader]
     lengths: Mapping[str, int]
     members: tuple[Member, ...]
+    bad_pixels: NDArray[np.bool_] | None = None
+    origin: Origin | None = None
 
     @property
     def frames_member(self) -> Member:

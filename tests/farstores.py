@@ -102,22 +102,27 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_file(path, asked if owner.gives_ranges else None, fault, has_body=has_body)
 
     def _send_file(self, path: Path, asked: str | None, fault: Any, *, has_body: bool) -> None:
-        data = path.read_bytes()
         headers: dict[str, str] = {}
+        status = path.stat()
+        size = status.st_size
         if self.owner.tells_version:
-            status = path.stat()
-            headers["ETag"] = f'"{status.st_mtime_ns:x}-{status.st_ino:x}-{status.st_size:x}"'
+            headers["ETag"] = f'"{status.st_mtime_ns:x}-{status.st_ino:x}-{size:x}"'
             headers["Last-Modified"] = formatdate(status.st_mtime, usegmt=True)
-        body, code = data, 200
+        start, stop, code = 0, size, 200
         if asked is not None:
-            start, stop = _parse_range(asked, len(data))
-            total = len(data) + (1 if fault == "wrong size" else 0)
+            start, stop = _parse_range(asked, size)
+            if start >= size:
+                self._send(416, {"Content-Range": f"bytes */{size}"}, b"")
+                return
             if fault == "wrong range":
                 start, stop = start + 1, stop + 1
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
-            body, code = data[start:stop], 206
-        elif fault == "wrong size":
-            body = data + b"!"
+            total = size + (1 if fault == "wrong size" else 0)
+            headers["Content-Range"], code = f"bytes {start}-{stop - 1}/{total}", 206
+        with path.open("rb") as file:
+            file.seek(start)
+            body = file.read(stop - start)
+        if asked is None and fault == "wrong size":
+            body += b"!"
         if fault == "short":
             body = body[:-1]
         self._send(code, headers, body if has_body else b"", len(body), is_cut=fault == "cut")

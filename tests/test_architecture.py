@@ -11,9 +11,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "ptyzarr"
 
 #: Rooms in rank order, and the rooms that each may import. Anything may use `_version`,
-#: `compiled` (how kernels are compiled), `memory`, `power` (how squares are summed) and `progress`
-#: (how long work reports).
-FREE = {"_version", "compiled", "memory", "power", "progress"}
+#: `compiled` (how kernels are compiled), `memory`, `owners` (which process holds a lock),
+#: `power` (how squares are summed) and `progress` (how long work reports).
+FREE = {"_version", "compiled", "memory", "owners", "power", "progress"}
 BELOW_INGESTION = {"errors", "config", "scan", "sources", "store"}
 BELOW_TENSORS = {"errors", "config", "scan", "grouping", "streaming"}
 ALL_ROOMS = BELOW_INGESTION | BELOW_TENSORS | {"ingestion", "tensors"}
@@ -22,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "_version": set(),
     "compiled": set(),
     "memory": set(),
+    "owners": set(),
     "progress": set(),
     "config": {"errors"},
     "power": set(),
@@ -33,13 +34,15 @@ ALLOWED: dict[str, set[str]] = {
     "streaming": {"errors", "config", "scan", "store", "grouping"},
     "tensors": BELOW_TENSORS,
     "ptychopinn": ALL_ROOMS,
+    # Lightning's data module opens stores, which `tensors` may not, and hands them to it.
+    "datamodule": BELOW_TENSORS | {"store", "tensors"},
     "bench": ALL_ROOMS | {"ptychopinn"},
     "view": ALL_ROOMS | {"ptychopinn"},
     "demo": ALL_ROOMS | {"ptychopinn", "view"},
     "client": {"errors", "store"},
     "service": {"errors", "config", "scan", "store", "grouping", "streaming", "view"},
     "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo", "service"},
-    "__init__": ALL_ROOMS | {"ptychopinn", "client"},
+    "__init__": ALL_ROOMS | {"ptychopinn", "datamodule", "client"},
     "__main__": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
@@ -47,6 +50,8 @@ OWNED = {
     "zarr": {"store"},
     "obstore": {"store"},
     "torch": {"tensors"},
+    "tensordict": {"tensors"},
+    "lightning": {"datamodule"},
     "starlette": {"service"},
     "uvicorn": {"service"},
     "click": {"cli"},

@@ -8,10 +8,24 @@ import pytest
 import ptyzarr
 
 NAMES = [
-    "Batch", "GroupDataset", "GroupLoader", "GroupingConfig", "IngestConfig", "LoaderConfig",
-    "MemmapDatasetBridge", "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch",
-    "ScanStore", "export", "ingest", "neighbors", "open_store", "open_stores", "repair", "verify",
+    "Batch", "GroupDataModule", "GroupDataset", "GroupLoader", "GroupMapDataset",
+    "GroupingConfig", "IngestConfig", "LoaderConfig", "MemmapDatasetBridge",
+    "PtychoDataContainerTorch", "PtyzarrError", "RawDataTorch", "ScanStore", "ServiceConfig",
+    "TransformConfig", "catalog", "stage",
+    "as_tensordict", "export", "ingest", "neighbors", "open_store", "open_stores", "repair",
+    "split_groups", "split_scans", "transform", "verify",
 ]  # fmt: skip
+
+WITHOUT_LIGHTNING = """
+import sys
+sys.modules["lightning"] = None
+import ptyzarr
+ptyzarr.GroupDataset
+try:
+    ptyzarr.GroupDataModule
+except ptyzarr.PtyzarrError as error:
+    print(error.code, error)
+"""
 
 WITHOUT_TORCH = """
 import sys
@@ -44,6 +58,15 @@ def test_without_torch_everything_imports_and_a_tensor_names_the_extra() -> None
     lines = done.stdout.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("device ") and "ptyzarr[torch]" in line for line in lines)
+
+
+@pytest.mark.slow
+def test_without_lightning_the_data_module_names_the_extra() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LIGHTNING], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("device GroupDataModule needs Lightning, and lightning")
+    assert "ptyzarr[lightning]" in done.stdout
 
 
 def test_names_are_listed_before_they_are_loaded() -> None:

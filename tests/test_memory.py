@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from synthetic import make_arrays, make_npz
 from ptyzarr.config import IngestConfig, parse_size
 from ptyzarr.errors import BudgetError
 from ptyzarr.ingestion import ingest
+from ptyzarr.store import open_store
 
 _MEASURE = """
 import sys
@@ -130,3 +132,100 @@ def test_writing_grouped_frames_takes_a_few_blocks(tmp_path):
     imports = "import contextlib; from ptyzarr.cli import main"
     growth = peak_growth(imports, _GROUPS, tmp_path / "scan.zarr", tmp_path / "groups.zarr")
     assert growth < 160 * 1024**2
+
+
+_LOOKUP = """
+groups = GroupMapDataset(
+    ptyzarr.open_store(sys.argv[1]),
+    ptyzarr.GroupingConfig(gridsize=2, n_neighbors=6),
+    ptyzarr.LoaderConfig(memory=sys.argv[2]),
+)
+sampler = RandomSampler(groups, generator=torch.Generator().manual_seed(1), num_samples=2000)
+if sys.argv[3] == "items":
+    loader = DataLoader(groups, batch_size=64, sampler=sampler)
+else:
+    loader = DataLoader(groups, batch_size=None, sampler=BatchSampler(sampler, 64, False))
+assert sum(len(batch["X"]) for batch in loader) == 2000
+assert groups.lookup.projected_memory <= ptyzarr.config.parse_size(sys.argv[2])
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["items", "batches"])
+def test_groups_by_number_stay_within_their_budget(tmp_path, way):
+    """The frames are 200 MiB, and half of that as they are stored."""
+    large_npz(tmp_path / "scan.npz", "float32", False)
+    ingest(tmp_path / "scan.npz", tmp_path / "scan.zarr").close()
+    imports = (
+        "import torch\nfrom torch.utils.data import BatchSampler, DataLoader, RandomSampler\n"
+        "from ptyzarr.tensors import GroupMapDataset"
+    )
+    growth = peak_growth(imports, _LOOKUP, tmp_path / "scan.zarr", "288MiB", way)
+    assert growth < parse_size("288MiB")
+
+
+_TRANSFORM = """
+config = ptyzarr.TransformConfig(frame_size=int(sys.argv[3]), flip_x=True, memory=sys.argv[4],
+    n_workers=2)
+ptyzarr.transform(sys.argv[1], sys.argv[2], config).close()
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("frame_size", "object_size", "budget"),
+    [
+        pytest.param(32, 64, "192MiB", id="cut"),
+        pytest.param(192, 64, "192MiB", id="padded"),
+        pytest.param(96, 2560, "384MiB", id="object of 50 MiB"),
+    ],
+)
+def test_a_transform_stays_within_its_budget(tmp_path, frame_size, object_size, budget):
+    frames = np.tile(make_arrays(64, 128)["diff3d"], (25, 1, 1))
+    positions = {key: make_arrays(1600, 16)[key] for key in ("xcoords", "ycoords")}
+    make_npz(
+        tmp_path / "scan.npz", diff3d=frames, probeGuess=np.ones((128, 128), "c8"),
+        objectGuess=np.ones((object_size, object_size), "c8"), **positions,
+        xcoords_start=None, ycoords_start=None, scan_index=None,
+    )  # fmt: skip
+    ingest(tmp_path / "scan.npz", tmp_path / "scan.zarr").close()
+    growth = peak_growth(
+        "", _TRANSFORM, tmp_path / "scan.zarr", tmp_path / "made.zarr", frame_size, budget
+    )
+    assert growth < parse_size(budget)
+
+
+_EPOCHS = """
+store = pickle.load(open(sys.argv[1], "rb"))
+config = LoaderConfig(device="numpy", memory=sys.argv[2], n_threads=2)
+with GroupLoader(store, GroupingConfig(gridsize=2, n_neighbors=6), config) as loader:
+    assert loader.projected_memory <= config.memory_bytes
+    for _ in range(2):
+        for batch in loader:
+            del batch
+"""
+
+
+@needs_proc
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True], ids=["no-cache", "cache"])
+def test_epochs_of_a_far_away_store_stay_within_their_budget(
+    tmp_path, folder_server, monkeypatch, cached
+):
+    """The store comes to the process in a pickle, as to a worker."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users-cache"))
+    large_npz(tmp_path / "scan.npz", "float32", False)
+    ingest(tmp_path / "scan.npz", tmp_path / "scan.zarr").close()
+    cache = tmp_path / "cache" if cached else None
+    far = open_store(f"{folder_server.url}/scan.zarr", cache=cache)
+    (tmp_path / "store.pickle").write_bytes(pickle.dumps(far))
+    imports = """
+import pickle, obstore.store
+from ptyzarr.config import GroupingConfig, LoaderConfig
+from ptyzarr.streaming import GroupLoader
+"""
+    growth = peak_growth(imports, _EPOCHS, tmp_path / "store.pickle", "320MiB")
+    assert growth < parse_size("320MiB")
+    assert len(folder_server.requests("diffraction")) > 2

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import types
@@ -11,6 +12,9 @@ import dask.array as da
 import numpy as np
 import pytest
 
+import ptyzarr
+from ptyzarr import ptychopinn
+from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ScanNotFoundError
 from ptyzarr.ptychopinn import MemmapDatasetBridge, RawDataTorch
 
@@ -31,6 +35,19 @@ def call(case, bridge: MemmapDatasetBridge, **options):
 
 def snapshot(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def install_ptychopinn(monkeypatch: pytest.MonkeyPatch, update: object) -> None:
+    """Put modules in the place of PtychoPINN's; no `update`, no `update_legacy_dict`."""
+    config = types.ModuleType("ptycho.config.config")
+    if update is not None:
+        config.update_legacy_dict = update  # type: ignore[attr-defined]
+    params = types.ModuleType("ptycho.params")
+    params.cfg = {"N": 64}  # type: ignore[attr-defined]
+    for name in ("ptycho", "ptycho.config"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "ptycho.config.config", config)
+    monkeypatch.setitem(sys.modules, "ptycho.params", params)
 
 
 @pytest.fixture
@@ -217,17 +234,38 @@ def test_the_parameter_dictionary_of_an_installed_ptychopinn_is_updated(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[object] = []
-    config_module = types.ModuleType("ptycho.config.config")
-    config_module.update_legacy_dict = lambda cfg, config: calls.append((cfg, config))  # type: ignore[attr-defined]
-    params = types.ModuleType("ptycho.params")
-    params.cfg = {"N": 64}  # type: ignore[attr-defined]
-    for name in ("ptycho", "ptycho.config"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, "ptycho.config.config", config_module)
-    monkeypatch.setitem(sys.modules, "ptycho.params", params)
+    install_ptychopinn(monkeypatch, lambda cfg, config: calls.append((cfg, config)))
     config = SimpleNamespace(model=SimpleNamespace(gridsize=2))
     MemmapDatasetBridge(scan, config, tmp_path / "m")
     assert calls == [({"N": 64}, config)]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(None, id="none"),
+        pytest.param(GroupingConfig(gridsize=2), id="ours"),
+        pytest.param(SimpleNamespace(gridsize=2), id="no-model"),
+    ],
+)
+def test_other_configs_leave_the_parameter_dictionary_alone(
+    config: object, scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the dictionary was updated")
+
+    install_ptychopinn(monkeypatch, refuse)
+    bridge = MemmapDatasetBridge(scan, config, tmp_path / "m")
+    # Upstream's default group size where no config was given.
+    assert bridge.get_grouped_data(16, 6, 5)["nn_indices"].shape == (5, 4)
+
+
+def test_another_package_of_the_same_name_is_no_error(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_ptychopinn(monkeypatch, None)
+    config = SimpleNamespace(model=SimpleNamespace(gridsize=2))
+    assert MemmapDatasetBridge(scan, config, tmp_path / "m").store.n_frames == 40
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -243,3 +281,120 @@ def test_stores_can_be_copied_and_used_elsewhere(scan: Path, tmp_path: Path) -> 
         copy.generate_grouped_data(**GROUPING)["X_full"],
         bridge.get_grouped_data(**GROUPING)["X_full"],
     )
+
+
+# What the reference's own tests of its data pipeline ask of these classes.
+
+
+@pytest.fixture(params=["diff3d", "diffraction"])
+def small_scan(request: pytest.FixtureRequest, make_npz, tmp_path: Path) -> Path:
+    """A file of 20 frames under either key; the frames are float64 there."""
+    path = make_npz(tmp_path / "small.npz", n_frames=20, N=16, seed=4)
+    with np.load(path) as file:
+        members = dict(file)
+    members[request.param] = members.pop("diff3d").astype(np.float64)
+    np.savez(path, **members)
+    return path
+
+
+def test_the_bridge_equals_raw_data_of_the_same_file(small_scan: Path, tmp_path: Path) -> None:
+    with np.load(small_scan) as file:
+        members = dict(file)
+    key = "diffraction" if "diffraction" in members else "diff3d"
+    raw = RawDataTorch(
+        members["xcoords"], members["ycoords"], members[key].astype(np.float32),
+        members["probeGuess"], members["scan_index"], members["objectGuess"],
+    )  # fmt: skip
+    bridge = MemmapDatasetBridge(small_scan, memmap_dir=tmp_path / "m")
+    options = {"N": 16, "K": 4, "nsamples": 10, "gridsize": 2, "seed": 42}
+    found, wanted = bridge.get_grouped_data(**options), raw.generate_grouped_data(**options)
+    assert found.keys() == wanted.keys()
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name, strict=True)
+
+
+def test_frames_under_either_key_are_float32(small_scan: Path, tmp_path: Path) -> None:
+    bridge = MemmapDatasetBridge(small_scan, memmap_dir=tmp_path / "m")
+    grouped = bridge.get_grouped_data(16, 4, 10, gridsize=2, seed=1)
+    assert bridge.raw_data_torch.diff3d.dtype == np.float32
+    assert (grouped["diffraction"].dtype, grouped["X_full"].dtype) == (np.float32, np.float32)
+    assert grouped["Y"].dtype == np.complex64
+
+
+def test_a_seed_decides_the_groups_of_every_construction(small_scan: Path, tmp_path: Path) -> None:
+    def indices(seed: int, folder: str) -> np.ndarray:
+        bridge = MemmapDatasetBridge(small_scan, memmap_dir=tmp_path / folder)
+        return bridge.get_grouped_data(16, 6, 10, gridsize=2, seed=seed)["nn_indices"]
+
+    np.testing.assert_array_equal(indices(42, "one"), indices(42, "one"))
+    np.testing.assert_array_equal(indices(42, "one"), indices(42, "two"))
+    assert (indices(42, "one") != indices(43, "one")).any()
+
+
+def test_the_container_has_the_dtypes_and_shapes_of_the_reference(
+    small_scan: Path, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    bridge = MemmapDatasetBridge(small_scan, memmap_dir=tmp_path / "m")
+    grouped = bridge.get_grouped_data(16, 4, 10, gridsize=2, seed=1)
+    container = ptychopinn.PtychoDataContainerTorch(grouped, bridge.raw_data_torch.probeGuess)
+    images = (10, 16, 16, 4)
+    wanted = {
+        "X": (images, torch.float32),
+        "Y": (images, torch.complex64),
+        "Y_I": (images, torch.float32),
+        "Y_phi": (images, torch.float32),
+        "probe": ((16, 16), torch.complex64),
+        "coords_nominal": ((10, 1, 2, 4), torch.float32),
+        "coords_true": ((10, 1, 2, 4), torch.float32),
+        "local_offsets": ((10, 1, 2, 4), torch.float64),
+        "global_offsets": ((10, 1, 2, 1), torch.float64),
+        "nn_indices": ((10, 4), torch.int32),
+    }
+    for name, (shape, dtype) in wanted.items():
+        found = getattr(container, name)
+        assert (tuple(found.shape), found.dtype) == (shape, dtype), name
+
+
+def test_a_scan_without_object_has_patches_of_ones(make_npz, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path = make_npz(tmp_path / "small.npz", n_frames=20, N=16, seed=4, objectGuess=None)
+    bridge = MemmapDatasetBridge(path, memmap_dir=tmp_path / "m")
+    grouped = bridge.get_grouped_data(16, 4, 10, gridsize=2, seed=1)
+    container = ptychopinn.PtychoDataContainerTorch(grouped, bridge.raw_data_torch.probeGuess)
+    assert container.Y.dtype == torch.complex64
+    assert bool((container.Y == 1).all())
+
+
+def test_the_bridge_draws_by_a_config_of_the_torch_loader(small_scan: Path, tmp_path: Path) -> None:
+    data_config = SimpleNamespace(neighbor_function="Nearest", K=6, C=4, n_subsample=7)
+    grouping = GroupingConfig.from_ptychopinn(data_config, seed=1)
+    bridge = MemmapDatasetBridge(small_scan, memmap_dir=tmp_path / "m")
+    grouped = bridge.raw_data_torch.draw_grouped_data(grouping)
+    assert grouped["X_full"].shape == (140, 16, 16, 4)
+
+
+def test_the_code_of_the_migration_page_runs(
+    make_npz, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    text = (Path(__file__).parent.parent / "docs" / "ptychopinn.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    make_npz(tmp_path / "scan.npz", n_frames=1000, N=16, seed=4)
+    changes = [
+        "\n".join(line[1:] for line in block.splitlines() if line.startswith("+"))
+        for block in re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
+    ]
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {
+        "ptyzarr": ptyzarr,
+        "config": SimpleNamespace(model=SimpleNamespace(gridsize=2)),
+        "data_config": SimpleNamespace(neighbor_function="Nearest", n_subsample=7),
+    }
+    for code in (changes[0], blocks[0], changes[1], "stores = bridge.store", blocks[1]):
+        exec(code, names)
+    assert names["container"].X.shape == (1000, 16, 16, 4)
+    assert names["batch"].X.shape[1:] == (16, 16, 4)
+    loader = names["loader"]
+    assert len(loader) == -(-7000 // 64)
+    loader.close()

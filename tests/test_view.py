@@ -360,3 +360,11 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(
 def test_impossible_groups_are_refused(store: ScanStore, tmp_path: Path) -> None:
     with pytest.raises(GroupingError, match="n_neighbors is 3"):
         draw_scan(store, tmp_path / "scan.png", grouping=GroupingConfig(gridsize=2, n_neighbors=3))
+
+
+def test_the_title_names_another_strategy(store: ScanStore) -> None:
+    grouping = GroupingConfig(strategy="nearest", gridsize=2, seed=7)
+    shown = choose_groups(store, grouping, 3, seed=0)
+    assert shown.title == "Groups of 4 frames, nearest (seed 7), 3 of 40 shown"
+    table = group_table(store, grouping)
+    np.testing.assert_array_equal(shown.nn_indices, table.nn_indices[shown.numbers])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
+from ptyzarr.bench.bynumber import make_map_trial
 from ptyzarr.bench.contender import Contender
 from ptyzarr.bench.decoding import (
     CodecTrial,
@@ -68,6 +70,22 @@ _OURS: Final = (
         label="ptyzarr canonical order",
         how="GroupLoader, no shuffle, NumPy arrays",
         make=loader_maker(False),
+    ),
+    Contender(
+        key="map",
+        label="ptyzarr map style",
+        how="GroupMapDataset in torch's DataLoader, a BatchSampler of a RandomSampler, no workers; "
+        "nothing is read ahead",
+        make=make_map_trial,
+        needs=("torch", "torch.utils.data"),
+    ),
+    Contender(
+        key="map-items",
+        label="ptyzarr map style, items",
+        how="GroupMapDataset in torch's DataLoader, shuffled, no workers; torch puts each batch "
+        "together out of its groups",
+        make=partial(make_map_trial, by_item=True),
+        needs=("torch", "torch.utils.data"),
     ),
     Contender(
         key="gather",

@@ -39,7 +39,15 @@ READ: Final = ("window", "ram", "ram-ahead")
 
 DROPS: Final = "drops the batch"
 
-_BUDGETED: Final = {"window", "full", "canonical", "tensorstore-store", "tensorstore-single"}
+_BUDGETED: Final = {
+    "window",
+    "full",
+    "canonical",
+    "map",
+    "map-items",
+    "tensorstore-store",
+    "tensorstore-single",
+}
 _MORE_BUDGETS: Final = {"window", "tensorstore-store"}
 
 

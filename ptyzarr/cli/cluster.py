@@ -29,7 +29,7 @@ from ptyzarr.ingestion import (
 @click.command("plan")
 @click.argument("source")
 @click.argument("dest")
-@config_options(IngestConfig, hide=("scheduler",))
+@config_options(IngestConfig, hide=("scheduler", "staging"))
 @json_flag
 def plan_command(source: str, dest: str, as_json: bool, **options: Any) -> None:
     """Decide how a scan is stored, for parts without a scheduler.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -59,10 +58,10 @@ _DIMS = {
 def group_command(
     store: str, out: str | None, frames: bool, patches: bool, as_json: bool, **options: Any
 ) -> None:
-    """Draw the canonical groups of a scan.
+    """Draw the groups of a scan, the canonical ones unless --strategy names another rule.
 
-    The table holds nn_indices, coords_nn, coords_offsets, coords_relative and norm_factor, as the
-    reference gives them for the same seed; no frame is read.
+    The table holds nn_indices, coords_nn, coords_offsets, coords_relative and norm_factor, for
+    canonical groups as the reference gives them for the same seed; no frame is read.
 
     \b
     ptyzarr group scan.zarr -o groups.npz              the table
@@ -102,7 +101,7 @@ def group_command(
 
 
 def grouped_table(store: ScanStore, config: GroupingConfig) -> dict[str, Any]:
-    """Return indices, coordinates and factor of the canonical groups; reads no frame."""
+    """Return indices, coordinates and factor of the groups; reads no frame."""
     nn_indices = cached_group_table(store, config).nn_indices
     nn, offsets, relative = group_coords(store.positions, nn_indices)
     return {
@@ -123,7 +122,7 @@ def write_groups(
     patches: bool,
     progress: Progress,
 ) -> None:
-    """Write the canonical groups of a scan, frames included, as a new zarr group.
+    """Write groups of a scan, frames included, as a new zarr group.
 
     Parameters
     ----------
@@ -161,7 +160,7 @@ def _attributes(store: ScanStore, config: GroupingConfig) -> dict[str, Any]:
     return {
         "ptyzarr_groups": {
             "created_by": f"ptyzarr {__version__}",
-            "grouping": dataclasses.asdict(config),
+            "grouping": config.deciding_options(),
             "scan": store.attrs["source"]["name"],
             "digest": store.digest,
         }

@@ -31,6 +31,7 @@ from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.cli.repairing import repair_command
 from ptyzarr.cli.serving import serve_command
 from ptyzarr.cli.staging import stage_command
+from ptyzarr.cli.transforming import describe_step, transform_command
 from ptyzarr.config import GroupingConfig, IngestConfig, LoaderConfig, format_size
 from ptyzarr.demo import format_table, run_demo
 from ptyzarr.errors import PtyzarrError
@@ -67,6 +68,7 @@ cli.add_command(plan_command)
 cli.add_command(publish_command)
 cli.add_command(group_command)
 cli.add_command(repair_command)
+cli.add_command(transform_command)
 cli.add_command(serve_command)
 cli.add_command(stage_command)
 
@@ -162,6 +164,10 @@ def info_command(store: str, as_json: bool) -> None:
         found = ", ".join(f"{key} {n}" for key, n in source["incomplete"]["found"].items())
         kept = source["incomplete"]["kept"]
         lines["incomplete"] = f"found {found}; the first {kept} are frames, export gives back all"
+    for number, step in enumerate(opened.transforms, start=1):
+        lines[f"transform {number}"] = describe_step(step)
+    if facts["bad_pixels"] is not None:
+        lines["bad pixels"] = str(facts["bad_pixels"])
     for key, value in opened.attrs["physics"].items():
         lines[key] = f"{value:g}"
     for key, value in lines.items():
@@ -366,6 +372,8 @@ def summary(store: ScanStore) -> dict[str, Any]:
         "schema_version": store.attrs["schema_version"],
         "physics": store.attrs["physics"],
         "extra": list(store.extra),
+        "bad_pixels": None if store.bad_pixels is None else int(store.bad_pixels.sum()),
+        "transforms": list(store.transforms),
         "source": {
             key: source.get(key) for key in ("name", "format", "size", "frames_key", "incomplete")
         },

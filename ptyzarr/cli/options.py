@@ -66,18 +66,29 @@ def _option(name: str, hint: Any, default: Any, text: str) -> Callable[[F], F]:
     flag = "--" + name.replace("_", "-")
     if hint is bool:
         return click.option(flag, is_flag=True, default=default, help=text)
-    if typing.get_origin(hint) is tuple:
+    options = [option for option in _members(hint) if option is not type(None)]
+    if _is_open_ended(options[0]):
         return click.option(flag, type=str, multiple=True, default=default, help=text)
+    values = typing.get_args(options[0]) if typing.get_origin(options[0]) is tuple else ()
     return click.option(
-        flag, type=_param_type(hint), default=default, show_default=default is not None, help=text
+        flag,
+        type=values[0] if values else _param_type(options),
+        nargs=len(values) or 1,
+        default=default,
+        show_default=default is not None,
+        help=text,
     )
 
 
-def _param_type(hint: Any) -> Any:
-    options = [option for option in _members(hint) if option is not type(None)]
+def _param_type(options: list[Any]) -> Any:
     if all(not isinstance(option, type) for option in options):
         return _Choice(options)
     return options[0] if options in ([int], [float]) else str
+
+
+def _is_open_ended(hint: Any) -> bool:
+    """Whether a type is a tuple of any length, given by repeating the flag."""
+    return typing.get_origin(hint) is tuple and Ellipsis in typing.get_args(hint)
 
 
 def _members(hint: Any) -> list[Any]:

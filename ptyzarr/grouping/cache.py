@@ -7,7 +7,6 @@ drawn again, and a disk that refuses to take one is no error.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import json
 import logging
@@ -15,6 +14,7 @@ import math
 import operator
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, runtime_checkable
 
@@ -23,7 +23,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
-from ptyzarr.grouping.select import GroupTable, group_table
+from ptyzarr.grouping.claims import one_at_a_time
+from ptyzarr.grouping.select import GroupTable
+from ptyzarr.grouping.strategies import group_table
 from ptyzarr.scan import ScanLike
 
 logger = logging.getLogger(__name__)
@@ -50,56 +52,88 @@ class StoredScan(ScanLike, Protocol):
 
 
 def cached_group_table(store: StoredScan, config: GroupingConfig) -> GroupTable:
-    """Return the canonical groups of `store`, from the cache where they were drawn before.
+    """Return the groups of `store`, from the cache where they were drawn before.
 
     Files lie in ``.ptyzarr-cache`` beside the store, or in the user's cache (``XDG_CACHE_HOME``,
     ``~/.cache``) where that folder cannot be written or the store is remote. ``seed=None`` means
-    new groups at every call and is never cached.
+    new groups at every call and is never cached. Of several processes that need a table at once
+    one draws it and the others wait for it; see `claims`.
 
     Raises
     ------
     GroupingError, DtypeError, ShapeError
-        As `select_groups`; never for the cache's sake.
+        As `group_table`; never for the cache's sake.
     """
-    key = _table_key(store, config)
+    key = table_key(store, config)
     if key is None:
         return group_table(store, config)
-    name = xxhash.xxh3_128_hexdigest(key) + ".groups"
-    folders = _cache_folders(store.path)
-    for folder in folders:
-        table = _read_table(folder / name, key, store.n_frames)
-        if table is not None:
-            return table
-    table = group_table(store, config)
-    content = _encode_table(table, key)
-    for folder in folders:
-        try:
-            _write_atomically(folder / name, content)
-        except OSError as error:
-            logger.info("groups are not cached in %s: %s", folder, error)
-        else:
-            break
+    paths = cache_paths(store.path, key, ".groups")
+    before = [_signature(path) for path in paths]
+    table = _find_table(paths, key, store.n_frames)
+    if table is not None:
+        return table
+    with one_at_a_time(paths, lambda: [_signature(path) for path in paths] != before):
+        table = _find_table(paths, key, store.n_frames)
+        if table is None:
+            table = group_table(store, config)
+            keep_content(paths, _encode_table(table, key))
     return table
 
 
-def _table_key(store: StoredScan, config: GroupingConfig) -> bytes | None:
-    """Return what decides the groups, or None where nothing can (no usable seed)."""
-    options = dataclasses.asdict(config)
+def _find_table(paths: Sequence[Path], key: bytes, n_frames: int) -> GroupTable | None:
+    """Return the first table that can be trusted."""
+    tables = (_read_table(path, key, n_frames) for path in paths)
+    return next((table for table in tables if table is not None), None)
+
+
+def keep_content(paths: Sequence[Path], content: bytes) -> None:
+    """Write the first of the files that can be written, if any can."""
+    for path in paths:
+        try:
+            _write_atomically(path, content)
+        except OSError as error:
+            logger.info("groups are not cached in %s: %s", path.parent, error)
+        else:
+            break
+
+
+def _signature(path: Path) -> tuple[int, int, int] | None:
+    """Return what changes when a file is replaced, or None where there is none to see."""
     try:
-        for name in ("gridsize", "n_neighbors", "seed"):
-            options[name] = operator.index(options[name])
-        for name in ("n_samples", "neighbor_pool_size"):
-            options[name] = None if options[name] is None else operator.index(options[name])
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def table_key(store: StoredScan, config: GroupingConfig) -> bytes | None:
+    """Return what decides the groups, or None where nothing can (no usable seed)."""
+    options = config.deciding_options()
+    if options["seed"] is None:
+        return None
+    try:
+        plain = {name: _plain(value) for name, value in options.items()}
     except TypeError:
         return None
-    for name in ("sequential_sampling", "enable_oversampling"):
-        options[name] = bool(options[name])
-    key = {"version": _TABLE_VERSION, "digest": store.digest, **options}
+    key = {"version": _TABLE_VERSION, "digest": store.digest, **plain}
     return json.dumps(key, sort_keys=True).encode()
 
 
+def _plain(value: Any) -> Any:
+    """Return an option as JSON has it, NumPy's numbers as Python's; raise `TypeError`."""
+    if value is None or isinstance(value, bool | str | tuple):
+        return value
+    return operator.index(value) if hasattr(value, "__index__") else float(value)
+
+
+def cache_paths(path: str, key: bytes, suffix: str) -> list[Path]:
+    """Return where a file about `key` and the store at `path` may lie, best first."""
+    name = xxhash.xxh3_128_hexdigest(key) + suffix
+    return [folder / name for folder in _cache_folders(path)]
+
+
 def _cache_folders(path: str) -> list[Path]:
-    """Return the folders in which a table of the store at `path` may lie, best first."""
+    """Return the folders in which files of the store at `path` may lie, best first."""
     folders = []
     if "://" not in path:
         folders.append(Path(path).absolute().parent / ".ptyzarr-cache")
@@ -115,12 +149,18 @@ def _cache_folders(path: str) -> list[Path]:
 
 def _encode_table(table: GroupTable, key: bytes) -> bytes:
     """Return the file: magic, checksum of all that follows, key line, two npy arrays."""
-    body = io.BytesIO()
-    body.write(key + b"\n")
-    for array in (table.nn_indices, table.seeds):
-        np.lib.format.write_array(body, array, allow_pickle=False)
-    content = body.getvalue()
-    return _MAGIC + xxhash.xxh3_128_digest(content) + content
+    parts: list[Any] = [key + b"\n"]
+    for array in map(np.ascontiguousarray, (table.nn_indices, table.seeds)):
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, np.lib.format.header_data_from_array_1_0(array)
+        )
+        parts += [header.getvalue(), array.data]
+    content = xxhash.xxh3_128()
+    for part in parts:
+        content.update(part)
+    # Joined once: a table may be a good part of the loader's budget.
+    return b"".join([_MAGIC, content.digest(), *parts])
 
 
 def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:

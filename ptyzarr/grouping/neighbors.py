@@ -70,11 +70,26 @@ class PositionTree:
         -------
         rows : (m, k) int64
         """
+        rows = self._built().query(self._positions[points], k=k)[1]
+        return np.asarray(rows, dtype=np.int64).reshape(-1, k)
+
+    def count_within(
+        self, points: slice | NDArray[np.integer[Any]], radius: float
+    ) -> NDArray[np.int64]:
+        """Return how many positions, itself included, lie within `radius` pixels of each point.
+
+        Returns
+        -------
+        counts : (m,) int64
+        """
+        counts = self._built().query_ball_point(self._positions[points], radius, return_length=True)
+        return np.asarray(counts, dtype=np.int64)
+
+    def _built(self) -> Any:
         with self._lock:
             if self._tree is None:
                 self._tree = cKDTree(self._positions)
-        rows = self._tree.query(self._positions[points], k=k)[1]
-        return np.asarray(rows, dtype=np.int64).reshape(-1, k)
+        return self._tree
 
     def visit(
         self,
@@ -101,18 +116,41 @@ class PositionTree:
         n_threads
             Threads (default: the processor cores that this process may use).
         """
-        slices = [slice(start, start + block) for start in range(0, len(points), block)]
 
         def run(part: slice) -> None:
             use(part, self.query(points[part], k))
 
-        n_threads = min(n_threads or available_cores(), len(slices))
-        if n_threads <= 1:
-            for part in slices:
-                run(part)
-            return
-        with ThreadPoolExecutor(n_threads) as pool:
-            list(pool.map(run, slices))
+        run_blocks(len(points), run, block=block, n_threads=n_threads)
+
+
+def run_blocks(
+    count: int,
+    run: Callable[[slice], None],
+    *,
+    block: int = QUERY_BLOCK,
+    n_threads: int | None = None,
+) -> None:
+    """Call `run` with slices that make up ``range(count)``, in any order and in threads.
+
+    Parameters
+    ----------
+    count
+        Points in all.
+    run
+        Called from several threads; the slices do not overlap.
+    block
+        Points in a slice; the last one may have fewer.
+    n_threads
+        Threads (default: the processor cores that this process may use).
+    """
+    slices = [slice(start, min(start + block, count)) for start in range(0, count, block)]
+    n_threads = min(n_threads or available_cores(), len(slices))
+    if n_threads <= 1:
+        for part in slices:
+            run(part)
+        return
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(run, slices))
 
 
 def neighbors(

@@ -24,6 +24,7 @@ from ptyzarr.grouping.lazy import (
 from ptyzarr.grouping.neighbors import as_integer, as_positions
 from ptyzarr.grouping.patches import object_patches
 from ptyzarr.grouping.select import GroupTable, select_groups
+from ptyzarr.grouping.strategies import STRATEGIES
 from ptyzarr.scan import FrameReader, ScanLike
 from ptyzarr.sources import open_source
 
@@ -270,7 +271,7 @@ class RawDataTorch:
             As `select_groups`.
         """
         frame_size = as_integer("N", N, minimum=1)
-        indices = self._select(
+        table = self._select(
             n_samples=nsamples,
             gridsize=self._default_gridsize() if gridsize is None else gridsize,
             n_neighbors=K,
@@ -278,7 +279,42 @@ class RawDataTorch:
             sequential_sampling=sequential_sampling,
             enable_oversampling=enable_oversampling,
             neighbor_pool_size=neighbor_pool_size,
-        ).nn_indices
+        )
+        return self._grouped(table.nn_indices, frame_size, lazy=lazy)
+
+    def draw_grouped_data(
+        self, grouping: GroupingConfig, N: int | None = None, *, lazy: bool = False
+    ) -> GroupedData:
+        """Draw groups by any strategy and return the arrays of `generate_grouped_data`.
+
+        Parameters
+        ----------
+        grouping
+            Which groups; ``n_samples=None`` is every position.
+        N
+            Width that the normalization and the patches assume (default: that of the frames).
+        lazy
+            As in `generate_grouped_data`.
+
+        Returns
+        -------
+        dict
+            See `GroupedData`.
+
+        Raises
+        ------
+        GroupingError, DtypeError
+            As `group_table`.
+        """
+        frame_size = as_integer("N", self._stack.shape[1] if N is None else N, minimum=1)
+        if self._store is not None:
+            table = cached_group_table(self._store, grouping)
+        else:
+            table = STRATEGIES[grouping.strategy](self._positions, grouping)
+        return self._grouped(table.nn_indices, frame_size, lazy=lazy)
+
+    def _grouped(self, indices: NDArray[Any], frame_size: int, *, lazy: bool) -> GroupedData:
+        """Return the published arrays of groups (G, C)."""
         nn, offsets, relative = group_coords(self._positions, indices)
         start_nn, start_offsets, start_relative = group_coords(self._positions_start, indices)
         diffraction, normalized = self._assemble(indices, frame_size, lazy=lazy)

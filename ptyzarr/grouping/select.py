@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptyzarr.compiled import kernel
-from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import GroupingError
 from ptyzarr.grouping.draws import Seed, draw_ranks, legacy_stream
 from ptyzarr.grouping.neighbors import PositionTree, as_integer, as_positions, check_finite
-from ptyzarr.scan import ScanLike
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +25,8 @@ class GroupTable:
     Attributes
     ----------
     nn_indices : (n_groups, C) int32 or int64
-        Acquisition indices of the members in canonical channel order; int32 for groups of several
-        frames without oversampling, as in the reference.
+        Acquisition indices of the members in channel order. Canonical: int32 for groups of several
+        frames without oversampling, as in the reference, else int64. Other strategies: int32.
     seeds : (n_groups,) int64
         The position that each group was drawn for. It need not be a member of its group.
     """
@@ -166,26 +164,6 @@ def select_groups(
     if request.oversamples:
         return _select_oversampled(positions, request, stream)
     return _select_standard(positions, request, stream)
-
-
-def group_table(scan: ScanLike, config: GroupingConfig) -> GroupTable:
-    """Draw the canonical groups of `scan`; ``n_samples=None`` asks for one per position.
-
-    Raises
-    ------
-    GroupingError, DtypeError, ShapeError
-        As `select_groups`.
-    """
-    return select_groups(
-        scan.positions,
-        scan.n_frames if config.n_samples is None else config.n_samples,
-        config.gridsize,
-        config.n_neighbors,
-        seed=config.seed,
-        sequential_sampling=config.sequential_sampling,
-        enable_oversampling=config.enable_oversampling,
-        neighbor_pool_size=config.neighbor_pool_size,
-    )
 
 
 def _select_standard(

@@ -1,4 +1,4 @@
-"""A source file becomes a store, is verified and repaired, and can be had back."""
+"""A source file becomes a store, is verified, repaired, transformed, and can be had back."""
 
 from ptyzarr.ingestion.aside import new_folder
 from ptyzarr.ingestion.copying import StageReport, stage
@@ -9,6 +9,7 @@ from ptyzarr.ingestion.many import ScanOutcome, find_sources, ingest_many, pair_
 from ptyzarr.ingestion.parts import PartReport, PlanReport, plan_parts, write_part
 from ptyzarr.ingestion.publication import publish
 from ptyzarr.ingestion.repair import RepairReport, repair
+from ptyzarr.ingestion.transform import transform
 from ptyzarr.ingestion.verify import VerifyReport, verify
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "publish",
     "repair",
     "stage",
+    "transform",
     "verify",
     "write_part",
 ]

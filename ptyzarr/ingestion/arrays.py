@@ -25,6 +25,7 @@ from ptyzarr.store import (
     store_digest,
 )
 
+PIXEL_SIZE_KEY = "object_pixel_m"
 _BLOCK_BYTES = 8 * 1024**2
 _PLANCK_TIMES_C_EV_M = 1.239841984e-6
 
@@ -54,6 +55,8 @@ def write_arrays(
     writer.write_array("probe_guess", scan.probe_guess)
     if scan.object_guess is not None:
         writer.write_array("object_guess", scan.object_guess)
+    if scan.bad_pixels is not None:
+        writer.write_array("bad_pixels", scan.bad_pixels)
     for key, node in node_names(scan.extra).items():
         reader = scan.extra[key]
         attributes: dict[str, Any] = {"raw": True} if reader.is_raw else {}
@@ -126,10 +129,11 @@ def _source_attributes(scan: Scan) -> dict[str, Any]:
     frames_key = scan.frames_member.name.removesuffix(".npy")
     trailing = f"{frames_key}__trailing"
     n_frames = scan.lengths[frames_key]
+    made = {} if scan.origin is None else {"transforms": list(scan.origin.transforms)}
     return {
         "name": scan.name,
         "format": scan.format,
-        "size": scan.size,
+        "size": scan.size if scan.origin is None else scan.origin.nbytes,
         "mtime_ns": scan.mtime_ns,
         "axes": scan.axes,
         "quantity": scan.quantity,
@@ -141,6 +145,7 @@ def _source_attributes(scan: Scan) -> dict[str, Any]:
         else None,
         "incomplete": _incomplete(scan),
         "members": [member_to_json(member) for member in scan.members],
+        **made,
     }
 
 
@@ -154,8 +159,8 @@ def _incomplete(scan: Scan) -> dict[str, Any] | None:
 def _physics(scan: Scan) -> dict[str, float]:
     """Return pixel size and energy where the source names them."""
     known = {}
-    if "object_pixel_m" in scan.extra:
-        known["pixel_size_m"] = _scalar(scan, "object_pixel_m")
+    if PIXEL_SIZE_KEY in scan.extra:
+        known["pixel_size_m"] = _scalar(scan, PIXEL_SIZE_KEY)
     if "wavelength_m" in scan.extra:
         wavelength = _scalar(scan, "wavelength_m")
         if wavelength > 0:

@@ -20,8 +20,9 @@ def choose_workers(scan: Scan, config: IngestConfig) -> int:
     """Return how many threads work: as many as asked for, or as cores and memory allow."""
     if config.n_workers is not None:
         return config.n_workers
-    fitting = (config.memory_bytes - _held_bytes(scan)) // _bytes_in_flight(scan) - _SPARE_BLOCKS
-    return max(1, min(available_cores(), fitting))
+    in_flight = _bytes_in_flight(scan)
+    left = config.memory_bytes - _held_bytes(scan) - _SPARE_BLOCKS * in_flight
+    return max(1, min(available_cores(), left // (in_flight + _worker_bytes(scan))))
 
 
 def block_frames(scan: Scan, config: IngestConfig, n_workers: int) -> int:
@@ -32,7 +33,7 @@ def block_frames(scan: Scan, config: IngestConfig, n_workers: int) -> int:
     BudgetError
         If not even one frame fits.
     """
-    held = _held_bytes(scan)
+    held = _held_bytes(scan) + n_workers * _worker_bytes(scan)
     for_one_frame = (n_workers + _SPARE_BLOCKS) * _bytes_in_flight(scan)
     if config.memory_bytes < held + for_one_frame:
         least = -(-(held + for_one_frame) // 1024**2)
@@ -57,6 +58,11 @@ def _bytes_in_flight(scan: Scan) -> int:
     return 8 * _frame_bytes(scan)
 
 
+def _worker_bytes(scan: Scan) -> int:
+    """Return what reading takes in a thread, beside the frames that it gives."""
+    return 0 if scan.origin is None else scan.origin.worker_nbytes
+
+
 def _held_bytes(scan: Scan) -> int:
     """Return what is in memory whatever the size of a block."""
     whole = (scan.probe_guess, scan.object_guess)
@@ -68,4 +74,5 @@ def _held_bytes(scan: Scan) -> int:
         if 0 not in member.shape
     )
     each = _BYTES_PER_FRAME * scan.n_frames + _BYTES_PER_MEMBER * len(scan.members)
-    return _FIXED_BYTES + each + arrays + 3 * max(rows, default=0)
+    held = 0 if scan.origin is None else scan.origin.held_nbytes
+    return _FIXED_BYTES + each + arrays + 3 * max(rows, default=0) + held

@@ -136,13 +136,19 @@ def _write_npz(store: ScanStore, path: Path, progress: Progress) -> None:
                     stream.write(block)
                     crc, size = isal_zlib.crc32(block, crc), size + len(block)
                     progress.advance(len(block))
-            if (size, crc) != (member.size, member.crc32):
-                raise VerificationError(
-                    f"{store.path}: member {member.name!r} comes out as {size} bytes with CRC-32 "
-                    f"{crc:08x}; the source had {member.size} with {member.crc32:08x}; nothing was "
-                    "exported; run 'ptyzarr verify'"
-                )
+            _check_member(store, member, size, crc)
     progress.finish()
+
+
+def _check_member(store: ScanStore, member: Member, size: int, crc: int) -> None:
+    """Raise `VerificationError` unless a member came out as the source's."""
+    expected = crc if member.crc32 is None else member.crc32
+    if (size, crc) != (member.size, expected):
+        raise VerificationError(
+            f"{store.path}: member {member.name!r} comes out as {size} bytes with CRC-32 "
+            f"{crc:08x}; the source had {member.size} with {expected:08x}; nothing was exported; "
+            "run 'ptyzarr verify'"
+        )
 
 
 def _array_bytes(array: Any, header: NpyHeader) -> Iterator[bytes]:

@@ -11,21 +11,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from ptyzarr.errors import ScanExistsError
+from ptyzarr.owners import describe_self, is_dead, parse_owner
 
 HEARTBEAT_S = 30.0
 _STALE_S = 300.0  # a lock of another machine that looks so old is watched, and then abandoned
 _ATTEMPTS = 8
-#: Whether signal 0 asks if a process is there; on Windows it would end it.
-CAN_PROBE = os.name == "posix"
 
 
 @contextlib.contextmanager
@@ -46,7 +43,7 @@ def lock(folder: Path) -> Iterator[None]:
     ScanExistsError
         If another process holds it.
     """
-    owner = _describe_self()
+    owner = describe_self()
     path = _take(folder, owner)
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, stop), name="ptyzarr-lock", daemon=True)
@@ -62,16 +59,6 @@ def lock(folder: Path) -> Iterator[None]:
                 break
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _describe_self() -> dict[str, Any]:
-    pid = os.getpid()
-    return {
-        "token": uuid.uuid4().hex,
-        "host": socket.gethostname(),
-        "pid": pid,
-        "started": _start_time(pid),
-    }
 
 
 def _take(folder: Path, owner: dict[str, Any]) -> Path:
@@ -153,17 +140,15 @@ def _successor(folder: Path, path: Path, owner: dict[str, Any]) -> Path:
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(path.read_text())
-    except (OSError, ValueError):
+        return parse_owner(path.read_bytes())
+    except OSError:
         return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 def _is_gone(path: Path, owner: dict[str, Any]) -> bool:
-    pid = owner.get("pid")
-    if CAN_PROBE and owner.get("host") == socket.gethostname() and type(pid) is int:
-        started = owner.get("started")
-        return not _is_alive(pid) or (started is not None and _start_time(pid) != started)
+    gone = is_dead(owner)
+    if gone is not None:
+        return gone
     try:
         return _is_silent(path)
     except OSError:
@@ -184,34 +169,6 @@ def _is_silent(path: Path) -> bool:
         if path.stat().st_mtime_ns != seen:
             return False
     return True
-
-
-def _is_alive(pid: int) -> bool:
-    # A killed process whose parent has not asked for its status answers signals for ever.
-    if _status(pid)[:1] == ["Z"]:
-        return False
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _start_time(pid: int) -> str | None:
-    """Return when a process started, so that a reused number is told apart; None if unknown."""
-    status = _status(pid)
-    return status[19] if len(status) > 19 else None
-
-
-def _status(pid: int) -> list[str]:
-    """Return the fields of proc(5)'s ``stat`` from the third on; empty where there is none."""
-    try:
-        # The name before them may hold spaces and parentheses.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 def _beat(path: Path, stop: threading.Event) -> None:

@@ -224,6 +224,10 @@ def _check_part(part: int, n_parts: int, config: IngestConfig) -> None:
         raise ConfigError(f"part is {part}/{n_parts}; expected i/n with i from 0 to n - 1")
     if config.scheduler is not None:
         raise ConfigError("part and scheduler exclude each other; give one of them")
+    if config.staging is not None:
+        raise ConfigError(
+            "part and staging exclude each other; parts share the destination's folder"
+        )
 
 
 def _make_or_widen(

@@ -209,7 +209,8 @@ def make_plan(
 
 
 def _plan_inputs(scan: Scan, config: IngestConfig) -> dict[str, Any]:
-    return {
+    made = {} if scan.origin is None else {"transforms": scan.origin.transforms}
+    return made | {
         "members": [[m.name, m.size, m.crc32, m.node, m.column] for m in scan.members],
         "format": scan.format,
         "axes": scan.axes,

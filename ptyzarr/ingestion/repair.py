@@ -24,6 +24,7 @@ from ptyzarr.errors import (
     DamagedStoreError,
     InterruptedIngestError,
     MissingFieldError,
+    ScanExistsError,
     SchemaError,
     ShapeError,
     SourceError,
@@ -36,6 +37,7 @@ from ptyzarr.ingestion.plan import Plan, make_plan
 from ptyzarr.ingestion.runner import is_same_source, make_job, open_scan, write_store
 from ptyzarr.ingestion.staging import Staging, storage_errors, sync_folder
 from ptyzarr.ingestion.threads import worker_threads
+from ptyzarr.ingestion.transform import STORE_FORMAT, repeat_transform
 from ptyzarr.ingestion.verify import verify
 from ptyzarr.ingestion.write import write_one_shard
 from ptyzarr.progress import Progress, Silent
@@ -52,6 +54,7 @@ from ptyzarr.store import (
     is_url,
     list_keys,
     open_store,
+    read_node,
     read_root,
     sync_file,
     was_written_here,
@@ -59,6 +62,7 @@ from ptyzarr.store import (
 
 _SHARD = re.compile(r"diffraction/c/(\d+)/0/0")
 _FRAMES = "diffraction/zarr.json"
+_BAD_PIXELS = "bad_pixels"
 _OUTCOME = "files that were replaced are whole; remove the cause and run the same command again"
 
 
@@ -99,7 +103,7 @@ def repair(
     store
         Folder of the store.
     source
-        The file it was made from.
+        The file it was made from, or the store it was transformed from.
     progress
         Receives the stages; silent if None.
 
@@ -115,7 +119,7 @@ def repair(
     VerificationError
         If the store is not whole afterwards.
     ScanExistsError
-        If another process writes to this store.
+        If another process writes to this store, or a planned ingest to it is not published yet.
     StorageError, InterruptedIngestError
         If the file system fails, or after Ctrl-C; the same call goes on.
     """
@@ -133,12 +137,22 @@ def repair(
         with lock(staging.root):
             staging.check_ours()
             staging.restore(target)
+            _refuse_parts(target, staging)
             try:
                 rewritten = _repair_locked(target, Path(source), staging, progress)
             finally:
                 staging.discard()  # what is not in place yet is soon made again
         report = verify(target, source, progress=progress)
     return RepairReport(rewritten, report.n_files, report.digest)
+
+
+def _refuse_parts(target: Path, staging: Staging) -> None:
+    """Refuse a staging folder in which parts, which need no lock, may be writing a new store."""
+    if staging.request.is_file():
+        raise ScanExistsError(
+            f"{staging.root} holds a planned ingest to {target}; expected none while the store is "
+            f"repaired; finish it with 'ptyzarr publish {target}', or remove that folder"
+        )
 
 
 @contextlib.contextmanager
@@ -168,7 +182,12 @@ def _repair_locked(
         nonfinite="mask" if f"{MASKED}/index/{ROOT_KEY}" in files else "refuse",
     )
     metadata = document["consolidated_metadata"]["metadata"]["diffraction"]
-    scan = _open(source, config, staging)
+    is_transformed = recorded["format"] == STORE_FORMAT
+    scan = (
+        _open_origin(source, target, recorded, files)
+        if is_transformed
+        else _open(source, config, staging)
+    )
     if scan is None or not is_same_source(scan, recorded, metadata["shape"][0]):
         raise _not_the_source(source, target)
     damaged = _find_damaged(target, files, progress)
@@ -210,6 +229,29 @@ def _open(source: Path, config: IngestConfig, staging: Staging) -> Scan | None:
         return open_scan(source, staging.root, config)
     except (MissingFieldError, ShapeError):
         return None
+
+
+def _open_origin(
+    source: Path,
+    target: Path,
+    recorded: Mapping[str, Any],
+    files: Mapping[str, Mapping[str, Any]],
+) -> Scan:
+    """Return the scan that a store was transformed from; the mask is the one that it has.
+
+    Raises
+    ------
+    DamagedStoreError
+        If the mask is damaged: the origin does not have it.
+    """
+    masks = {key: entry for key, entry in files.items() if key.startswith(f"{_BAD_PIXELS}/")}
+    if any(wrong for _, wrong in check_digests(target, masks)):
+        raise DamagedStoreError(
+            f"{target}: the mask of bad pixels is damaged, and {source} does not have it; expected "
+            "it to be whole; run the same transform again with --overwrite"
+        )
+    bad_pixels = read_node(target, _BAD_PIXELS) if masks else None
+    return repeat_transform(open_store(source), recorded["transforms"][-1], bad_pixels)
 
 
 def _find_damaged(
@@ -297,6 +339,11 @@ def _repair_root(
     target: Path, source: Path, staging: Staging, progress: Progress
 ) -> tuple[str, ...]:
     """Make the root document again, and shards that differ from the source's."""
+    if source.is_dir():
+        raise SourceError(
+            f"{target}: {ROOT_KEY}, which says by which transform it was made from {source}, is "
+            "damaged; expected it to be whole; run the same transform again with --overwrite"
+        )
     config = _guess_config(target)
     scan = _open(source, config, staging)
     if scan is None:  # the name of the member may be what is damaged

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,39 @@ def ingest_to_folder(
     progress: Progress | None = None,
 ) -> ScanStore:
     """Make a store of a source file in a folder; see `ptyzarr.ingestion.ingest`."""
+    folder = Path(os.path.abspath(destination)).parent
+    return build_store(
+        functools.partial(open_scan, source, folder, config),
+        destination,
+        config,
+        f"ingest of {os.fspath(source)}",
+        progress,
+    )
+
+
+def build_store(
+    make_scan: Callable[[], Scan],
+    destination: str | os.PathLike[str],
+    config: IngestConfig,
+    what: str,
+    progress: Progress | None,
+) -> ScanStore:
+    """Make a store of a scan in a folder, as `ingest` does of a source file.
+
+    Parameters
+    ----------
+    make_scan
+        Opens the scan.
+    destination, config, progress
+        As for `ingest`.
+    what
+        What is being done, for messages.
+    """
     # Workers of a cluster have working directories of their own.
     target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)
-    with interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
-        scan = open_scan(source, target.parent, config)
+    with interruptible(), storage_errors(what):
+        scan = make_scan()
         existing = existing_store(scan, target, config)
         if existing is None:
             with lock(staging.root):
@@ -172,7 +200,8 @@ def store_difference(scan: Scan, store: ScanStore, config: IngestConfig) -> str 
     """Return how a store differs from what is asked for, or None."""
     if not is_same_scan(scan, store):
         name = store.attrs["source"]["name"]
-        return f"of another source ({name}, here {scan.name}) or of one read in another way"
+        how = "read" if scan.origin is None else "transformed"
+        return f"of another source ({name}, here {scan.name}) or of one {how} in another way"
     if store.layout != config.layout:
         return f"in {store.layout} order (asked: {config.layout})"
     if config.nonfinite == "refuse" and f"{MASKED}/index" in store.nodes():
@@ -191,13 +220,20 @@ def is_same_scan(scan: Scan, store: ScanStore) -> bool:
 def is_same_source(scan: Scan, source: Mapping[str, Any], n_frames: int) -> bool:
     """Return whether a scan is what a store's attribute ``source`` and frame number describe."""
     members = [member_to_json(member) for member in scan.members]
+    transforms = () if scan.origin is None else scan.origin.transforms
     return (
         source_identity(members) == source_identity(source["members"])
         and [(m["node"], m["column"]) for m in members]
         == [(m["node"], m["column"]) for m in source["members"]]
         and source["quantity"] == scan.quantity
         and n_frames == scan.n_frames
+        and _without_names(source.get("transforms", ())) == _without_names(transforms)
     )
+
+
+def _without_names(transforms: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return steps without the names of stores, which may be moved as files may be copied."""
+    return [{key: step[key] for key in step if key != "store"} for step in transforms]
 
 
 def _build(

@@ -23,6 +23,7 @@ from ptyzarr.ingestion.masks import MaskCursor
 from ptyzarr.ingestion.records import pixel_limits
 from ptyzarr.ingestion.runner import is_same_scan
 from ptyzarr.ingestion.staging import storage_errors
+from ptyzarr.ingestion.transform import STORE_FORMAT, repeat_transform
 from ptyzarr.ingestion.values import amplitude_of, check_block
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
@@ -95,7 +96,8 @@ def verify(
     store
         Folder or URL of the store.
     source
-        Its source file; then every value is compared with it too.
+        Its source file, or the store that it was transformed from; then every value is compared
+        with it too.
     key
         Key of the server at a URL; ``PTYZARR_KEY`` if None.
     progress
@@ -238,18 +240,13 @@ def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Pro
         f"differ from those of {store.attrs['source']['name']}"
     )
     try:
-        scan = open_source(
-            path,
-            frames_key=store.attrs["source"]["frames_key"],
-            quantity=store.attrs["source"]["quantity"],
-            incomplete="truncate",  # no difference where nothing was cut
-        )
+        scan = _open_again(store, path)
     except (MissingFieldError, ShapeError) as error:
         raise other from error
     if not is_same_scan(scan, store):
         raise other
     _compare_frames(store, scan, progress)
-    for node in (*_PER_FRAME, "probe_guess", "object_guess"):
+    for node in (*_PER_FRAME, "probe_guess", "object_guess", "bad_pixels"):
         expected = getattr(scan, node)
         if expected is not None and not _same_bits(getattr(store, node), expected):
             raise VerificationError(f"{store.path}: {node} differs from the source")
@@ -260,6 +257,19 @@ def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Pro
             expected.update(array_bytes(block))
         if expected.hexdigest() != store.attrs["contents"][f"{EXTRA}/{node}"]:
             raise VerificationError(f"{store.path}: member {key!r} differs from the source")
+
+
+def _open_again(store: ScanStore, path: str | os.PathLike[str]) -> Scan:
+    """Return the scan that a file, or another store, would become this store by."""
+    source = store.attrs["source"]
+    if source["format"] == STORE_FORMAT:
+        return repeat_transform(open_store(path), store.transforms[-1], store.bad_pixels)
+    return open_source(
+        path,
+        frames_key=source["frames_key"],
+        quantity=source["quantity"],
+        incomplete="truncate",  # no difference where nothing was cut
+    )
 
 
 def _compare_frames(store: ScanStore, scan: Scan, progress: Progress) -> None:

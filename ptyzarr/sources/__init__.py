@@ -11,22 +11,34 @@ from collections.abc import Mapping
 
 from ptyzarr.errors import ScanNotFoundError, SourceError
 from ptyzarr.scan import Quantity, Scan
+from ptyzarr.sources.badpixels import read_bad_pixels
 from ptyzarr.sources.fileaccess import check_unchanged
 from ptyzarr.sources.nodes import node_name, node_names
 from ptyzarr.sources.npyheader import NpyHeader, parse_header
 from ptyzarr.sources.npz import member_keys, open_npz
 from ptyzarr.sources.options import Incomplete, Reader, ReadOptions
+from ptyzarr.sources.published import (
+    PUBLISHED_KEYS,
+    ArrayReader,
+    array_member,
+    published_members,
+)
 
 __all__ = [
+    "PUBLISHED_KEYS",
     "READERS",
+    "ArrayReader",
     "NpyHeader",
     "ReadOptions",
     "Reader",
+    "array_member",
     "member_keys",
     "node_name",
     "node_names",
     "open_source",
     "parse_header",
+    "published_members",
+    "read_bad_pixels",
     "source_unchanged",
 ]
 

@@ -11,6 +11,7 @@ from ptyzarr.store.manifest import (
     read_root,
     was_written_here,
 )
+from ptyzarr.store.nodes import read_node
 from ptyzarr.store.opening import open_store, open_stores
 from ptyzarr.store.remote import RemoteFolder
 from ptyzarr.store.remotefiles import RemoteFiles, check_remote_digests
@@ -74,6 +75,7 @@ __all__ = [
     "open_store",
     "open_stores",
     "parse_root",
+    "read_node",
     "read_root",
     "remote_access",
     "scan_name",

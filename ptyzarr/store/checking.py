@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
@@ -116,6 +116,10 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
         value = await super().get(key, prototype, byte_range)
         if value is None and entry is not None:
             raise self._damage(key, "disappeared")
+        if value is not None and entry is not None and reaches_end(byte_range):
+            tail = entry.get("tail")
+            if tail is not None and not value.to_bytes().hex().endswith(tail):
+                raise self._damage(key, "is that of another shard")
         return value
 
     async def get_partial_values(
@@ -143,6 +147,11 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
             f"{self._folder}: file {key!r} {what}; expected {self._files[key]['size']} bytes; the "
             "store is damaged, 'ptyzarr repair' mends it from its source"
         )
+
+
+def reaches_end(byte_range: ByteRequest | None) -> bool:
+    """Return whether a request takes the last bytes of a file, as reading a shard's index does."""
+    return byte_range is None or isinstance(byte_range, SuffixByteRequest)
 
 
 @contextlib.contextmanager

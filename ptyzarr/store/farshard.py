@@ -24,7 +24,7 @@ from ptyzarr.store.shardindex import index_nbytes, parse_index
 
 logger = logging.getLogger(__name__)
 
-#: Unwanted bytes that cost less than another request; see docs/decisions/0010-remote.md.
+#: Unwanted bytes that cost less than another request; see docs/decisions/0011-remote.md.
 MAX_GAP: Final = 32 * 1024
 _MAX_RUN: Final = 4 * 1024**2  # longer ones are fetched in parts, at once
 
@@ -62,6 +62,7 @@ class FarShard:
         self.key = key
         self.path = f"{files.url}/{key}"
         self._size, self._sha256 = int(entry["size"]), str(entry["sha256"])
+        self._tail = entry.get("tail")
         self._n_chunks = n_chunks
         self._files, self._fetch = files, fetch
         self._cache, self._on_removal = cache, on_removal
@@ -76,6 +77,11 @@ class FarShard:
         """Whether its file was removed from the cache."""
         cached = self._cached
         return cached is not None and cached.is_gone
+
+    @property
+    def has_index(self) -> bool:
+        """Whether `index` needs no request."""
+        return self._index is not None
 
     def acquire(self) -> None:
         """Keep its file open until `release`."""
@@ -155,10 +161,10 @@ class FarShard:
         run = np.array([[start, self._size]])
         (body,) = self._fetch(self.key, run)
         try:
-            index = parse_index(body, self.path, self._size, self._n_chunks)
+            index = parse_index(body, self.path, self._size, self._n_chunks, self._tail)
         except DamagedStoreError:  # it may have been the way
             (body,) = self._fetch(self.key, run)
-            index = parse_index(body, self.path, self._size, self._n_chunks)
+            index = parse_index(body, self.path, self._size, self._n_chunks, self._tail)
         if self._cached is not None:
             with contextlib.suppress(OSError):
                 self._cached.write(start, body)
@@ -172,7 +178,7 @@ class FarShard:
             if cached is not None and cached.has(np.array([self._n_chunks])).all():
                 start = max(self._size - index_nbytes(self._n_chunks), 0)
                 raw = cached.read(start, self._size)
-                return parse_index(raw, self.path, self._size, self._n_chunks)
+                return parse_index(raw, self.path, self._size, self._n_chunks, self._tail)
         return None
 
     def _complete(

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Final
 
@@ -76,6 +76,34 @@ class RemoteShardReader(CompiledReader):
         if pool is not None:
             pool.shutdown(wait=False)
 
+    def _read(
+        self,
+        chunks: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        wants_planes: bool,
+    ) -> int:
+        self._load_indexes(np.unique(chunks // self._layout.shard_chunks))
+        return super()._read(chunks, slots, out, wants_planes=wants_planes)
+
+    def _load_indexes(self, numbers: NDArray[np.int64]) -> None:
+        """Fetch the indexes of several shards at once rather than one after another."""
+        if len(numbers) < 2 or self._kind is WholeShard:
+            return
+        shards = [self._acquire(number) for number in numbers[:_MAX_OPEN].tolist()]
+        try:
+            missing = [shard for shard in shards if not shard.has_index]
+            loads = [self._requests().submit(shard.index) for shard in missing]
+            wait(loads)  # the shards are theirs until then
+            for load in loads:
+                load.result()
+        except NoRangesError:
+            self._ask_for_whole_files()
+        finally:
+            for shard in shards:
+                shard.release()
+
     def _read_shard(
         self,
         number: int,
@@ -85,16 +113,24 @@ class RemoteShardReader(CompiledReader):
         *,
         wants_planes: bool,
     ) -> int:
-        shard = self._acquire(number)
+        arguments = (number, inner, slots, out)
         try:
-            index = shard.index()
+            return self._decode_shard(*arguments, wants_planes=wants_planes)
         except NoRangesError:
-            shard.release()
             self._ask_for_whole_files()
-            shard = self._acquire(number)
-        except BaseException:
-            shard.release()
-            raise
+            return self._decode_shard(*arguments, wants_planes=wants_planes)
+
+    def _decode_shard(
+        self,
+        number: int,
+        inner: NDArray[np.int64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.uint8],
+        *,
+        wants_planes: bool,
+    ) -> int:
+        """Do what `_read_shard` does; raises `NoRangesError` where parts are not to be had."""
+        shard = self._acquire(number)
         try:
             index = shard.index()
             order = np.argsort(index[inner, 0], kind="stable")
@@ -148,11 +184,15 @@ class RemoteShardReader(CompiledReader):
         read = functools.partial(self._files.read_range, key)
         if len(runs) == 1:
             return [read(*runs[0].tolist())]
+        fetched = [self._requests().submit(read, *run) for run in runs.tolist()]
+        return [one.result() for one in fetched]
+
+    def _requests(self) -> ThreadPoolExecutor:
+        """Return the threads in which requests wait."""
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_REQUESTS, "ptyzarr-fetch")
-            fetched = [self._pool.submit(read, *run) for run in runs.tolist()]
-        return [one.result() for one in fetched]
+            return self._pool
 
     def _ask_for_whole_files(self) -> None:
         """Fetch whole shards from now on, into a folder of our own where there is no cache."""

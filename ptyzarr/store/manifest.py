@@ -17,6 +17,7 @@ from ptyzarr.errors import DamagedStoreError, SchemaError
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
 
 _ZEROS = "0" * 64
+_TAIL_BYTES = 4
 _READ_BYTES = 1024**2
 
 
@@ -28,6 +29,13 @@ def file_digest(path: Path) -> tuple[int, str]:
             state.update(block)
             size += len(block)
     return size, state.hexdigest()
+
+
+def file_tail(path: Path) -> str:
+    """Return the last bytes of a file in hexadecimal: of a shard, the checksum of its index."""
+    with path.open("rb") as file:
+        file.seek(-min(_TAIL_BYTES, file.seek(0, os.SEEK_END)), os.SEEK_END)
+        return file.read().hex()
 
 
 def list_keys(root: Path) -> Iterator[str]:
@@ -52,6 +60,7 @@ def compose_root(
     attributes: Mapping[str, Any],
     metadata: Mapping[str, Any],
     files: Mapping[str, tuple[int, str]],
+    tails: Mapping[str, str] | None = None,
 ) -> bytes:
     """Return the bytes of the root ``zarr.json``.
 
@@ -63,11 +72,16 @@ def compose_root(
         The ``zarr.json`` of every node by path, for the consolidated metadata.
     files
         Size and sha256 of every other file by key.
+    tails
+        The last bytes of each shard of the frames by key, by which a reader tells one shard from
+        another of the same size.
     """
-    manifest = {
-        "files": {key: {"size": size, "sha256": digest} for key, (size, digest) in files.items()},
-        "root_sha256": _ZEROS,
+    entries: dict[str, dict[str, Any]] = {
+        key: {"size": size, "sha256": digest} for key, (size, digest) in files.items()
     }
+    for key, tail in (tails or {}).items():
+        entries[key]["tail"] = tail
+    manifest = {"files": entries, "root_sha256": _ZEROS}
     document = {
         "zarr_format": 3,
         "node_type": "group",
@@ -168,6 +182,7 @@ def _check_entries(path: object, manifest: Mapping[str, Any]) -> None:
         and isinstance(entry.get("size"), int)
         and 0 <= entry["size"] < 2**62
         and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("tail", ""), str)
         and not {"", ".", ".."} & set(key.split("/"))
         and not set("\0\\:") & set(key)
         for key, entry in files.items()

@@ -70,8 +70,7 @@ class LocalPlace:
 
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""
-        sizes = {key: entry["size"] for key, entry in self._files.items()}
-        return ShardReader(self._root, layout, sizes, native)
+        return ShardReader(self._root, layout, self._files, native)
 
 
 class RemotePlace:

@@ -27,13 +27,15 @@ T = TypeVar("T")
 #: Name under which a file's sha256 travels with it, where the server keeps such names.
 DIGEST_ATTRIBUTE = "ptyzarr-sha256"
 _FIRST_PAUSE_S = 0.1
+_BUSY_PAUSE_S = 0.4  # many readers of one server must not all come back at once
 _LONGEST_PAUSE_S = 5.0
 _STREAM_BYTES = 256 * 1024
 _PART_BYTES = 8 * 1024**2
 _PART_PATIENCE = 12  # an upload's part may take so many times as long as a stall
 _CONNECT_S = 5.0
 _LONGEST = timedelta(hours=1)
-_WORTH_ANOTHER_TRY = {408, 425, 429}
+_BUSY = (429, 503)
+_WORTH_ANOTHER_TRY = (408, 425, 429)
 
 
 class NoRangesError(StorageError):
@@ -112,6 +114,8 @@ class RemoteFolder:
     def read(self, key: str, start: int = 0, stop: int | None = None) -> Answer | None:
         """Return a file, or bytes `start` to `stop` of it; None if there is no such file.
 
+        Of a file that ends before `stop` the version is given and no bytes.
+
         Raises
         ------
         NoRangesError
@@ -122,9 +126,17 @@ class RemoteFolder:
         options = None if stop is None else {"range": (start, stop)}
 
         def once() -> Answer:
-            result = self._obstore.get(self._reading, key, options=options)
+            try:
+                result = self._obstore.get(self._reading, key, options=options)
+            except self._obstore.exceptions.GenericError as error:
+                version = self.look(key) if _is_of_ranges(error) else None
+                if version is None or stop is None or version.size >= stop:
+                    raise
+                return Answer(memoryview(b""), version)
             body = memoryview(result.bytes())
             version = _version(result)
+            if stop is not None and version.size < stop:
+                return Answer(memoryview(b""), version)
             expected = version.size if stop is None else stop - start
             if len(body) != expected:
                 raise _CutAnswer(len(body), expected)
@@ -289,7 +301,8 @@ class RemoteFolder:
                 f"{what}: {reason} (attempt {failures} of {self.access.attempts}); expected the "
                 "file; check the network and the server, then try again"
             ) from error
-        longest = min(_FIRST_PAUSE_S * 2 ** (failures - 1), _LONGEST_PAUSE_S)
+        first = _BUSY_PAUSE_S if status in _BUSY else _FIRST_PAUSE_S
+        longest = min(first * 2 ** (failures - 1), _LONGEST_PAUSE_S)
         time.sleep(random.uniform(longest / 2, longest))
 
     def _refusal(self, what: str, error: Exception) -> PtyzarrError:
@@ -316,7 +329,8 @@ class RemoteFolder:
         client: dict[str, Any] = {
             "connect_timeout": min(stall, timedelta(seconds=_CONNECT_S)),
             "timeout": stall * _PART_PATIENCE if is_writing else _LONGEST,
-            "allow_http": True,
+            # Only then: a redirect must not lead from a safe connection to another.
+            "allow_http": _is_plain(self.url),
         }
         if not is_writing:
             client["read_timeout"] = stall
@@ -387,6 +401,19 @@ def describe_failure(error: Exception, timeout_s: float) -> str:
         if re.search(pattern, text):
             return reason
     return _first_line(error)
+
+
+def _is_of_ranges(error: Exception) -> bool:
+    """Return whether a server could not give the part of a file that was asked for."""
+    text = str(error)
+    return "UnexpectedRange" in text or "InvalidRangeRequest" in text or _status(error) == 416
+
+
+def _is_plain(url: str) -> bool:
+    """Return whether requests for a URL are not encrypted."""
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+    addresses = [url] if url.lower().startswith("http") else [os.environ.get(n, "") for n in names]
+    return any(address.lower().startswith("http:") for address in addresses)
 
 
 def _first_line(error: Exception) -> str:

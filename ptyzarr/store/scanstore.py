@@ -226,6 +226,16 @@ class ScanStore:
         """(H, W) complex object, or None."""
         return self._read("object_guess") if self._has("object_guess") else None
 
+    @functools.cached_property
+    def bad_pixels(self) -> NDArray[np.bool_] | None:
+        """(N, N) bool, True where no frame's value means anything; None if nobody said so."""
+        return self._read("bad_pixels") if self._has("bad_pixels") else None
+
+    @property
+    def transforms(self) -> tuple[Mapping[str, Any], ...]:
+        """What was done to the scan since its source file, first step first, as plain JSON."""
+        return tuple(self._attributes["source"].get("transforms", ()))
+
     @property
     def extra(self) -> Mapping[str, zarr.Array[Any] | NDArray[Any]]:
         """Every other member of the source by its key there.

@@ -61,14 +61,14 @@ def member_from_json(entry: Mapping[str, Any]) -> Member:
     return Member(
         name=entry["name"],
         size=int(entry["size"]),
-        crc32=int(entry["crc32"]),
+        crc32=None if entry["crc32"] is None else int(entry["crc32"]),
         node=entry["node"],
         column=entry["column"],
         header=entry["header"].encode("latin-1"),
     )
 
 
-def source_identity(members: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+def source_identity(members: list[dict[str, Any]]) -> list[tuple[str, int, int | None]]:
     """Return (name, size, CRC-32) of each member: equal for a copied or touched file."""
     return sorted((entry["name"], entry["size"], entry["crc32"]) for entry in members)
 

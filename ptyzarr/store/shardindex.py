@@ -15,16 +15,19 @@ from ptyzarr.store.native import BAD_CHECKSUM, SHORT_READ
 _CHECKSUM = 4
 
 
-def read_index(fd: int, path: Path, size: int, n_chunks: int) -> NDArray[np.int64]:
+def read_index(
+    fd: int, path: Path, size: int, n_chunks: int, tail: str | None = None
+) -> NDArray[np.int64]:
     """Return the (n_chunks, 2) int64 offsets and lengths of a shard; -1 where a chunk is absent.
 
     Raises
     ------
     DamagedStoreError
-        If the index fails its checksum or points outside the file.
+        If the index fails its checksum, is that of another shard (its checksum is not `tail`) or
+        points outside the file.
     """
     nbytes = index_nbytes(n_chunks)
-    return parse_index(_read_at(fd, nbytes, max(size - nbytes, 0)), path, size, n_chunks)
+    return parse_index(_read_at(fd, nbytes, max(size - nbytes, 0)), path, size, n_chunks, tail)
 
 
 def index_nbytes(n_chunks: int) -> int:
@@ -33,7 +36,7 @@ def index_nbytes(n_chunks: int) -> int:
 
 
 def parse_index(
-    raw: bytes | memoryview, path: object, size: int, n_chunks: int
+    raw: bytes | memoryview, path: object, size: int, n_chunks: int, tail: str | None = None
 ) -> NDArray[np.int64]:
     """Return what `read_index` does, from the last bytes of a shard; `path` is for messages."""
     nbytes = index_nbytes(n_chunks)
@@ -43,6 +46,11 @@ def parse_index(
         raise DamagedStoreError(
             f"{path}: the shard's index fails its checksum; the store is damaged, "
             "'ptyzarr repair' mends it from its source"
+        )
+    if tail is not None and checksum.hex() != tail:
+        raise DamagedStoreError(
+            f"{path}: the index is that of another shard; expected the one that ingest wrote; "
+            "files were swapped, 'ptyzarr repair' mends the store from its source"
         )
     index = np.frombuffer(body, dtype="<u8").reshape(n_chunks, 2).astype(np.int64)
     # Each is compared before their sum, which could overflow.

@@ -8,6 +8,7 @@ CRC-32C, so that a flipped bit is found where it is read.
 from __future__ import annotations
 
 import os
+import re
 import threading
 import weakref
 from collections import OrderedDict
@@ -29,6 +30,7 @@ ABSENT = np.uint64(2**64 - 1)
 _MAX_RUN = 4 * 1024**2  # bytes of one positioned read
 _MAX_GAP = 8 * 1024  # unwanted bytes that cost less than another positioned read
 _MAX_OPEN = 64  # shard files kept open
+_SHARD_KEY = re.compile(r"diffraction/c/\d+/0/0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,11 @@ class FrameFormat:
 def shard_key(shard: int) -> str:
     """Return the store key of a shard of the frames."""
     return f"diffraction/c/{shard}/0/0"
+
+
+def is_shard_key(key: str) -> bool:
+    """Return whether a store key is that of a shard of the frames."""
+    return _SHARD_KEY.fullmatch(key) is not None
 
 
 class ChunkGeometry:
@@ -261,18 +268,22 @@ class ShardReader(CompiledReader):
         Folder of the store.
     layout
         How frames lie in shards.
-    sizes
-        Size in bytes of each shard file by key, from the manifest.
+    files
+        The manifest's entries by key: of each shard its size and, where recorded, its tail.
     native
         C functions that read, check and decompress.
     """
 
     def __init__(
-        self, root: Path, layout: FrameFormat, sizes: Mapping[str, int], native: NativeFunctions
+        self,
+        root: Path,
+        layout: FrameFormat,
+        files: Mapping[str, Mapping[str, Any]],
+        native: NativeFunctions,
     ) -> None:
         super().__init__(layout, native)
         self._root = root
-        self._sizes = sizes
+        self._files = files
         self._lock = threading.Lock()
         self._open: OrderedDict[int, _Shard] = OrderedDict()
 
@@ -313,13 +324,13 @@ class ShardReader(CompiledReader):
                 shard.acquire()
                 return shard
         key = shard_key(number)
-        size = self._sizes.get(key)
-        if size is None:
+        entry = self._files.get(key)
+        if entry is None:
             raise DamagedStoreError(
                 f"{self._root}: the manifest lists no file {key!r}; expected every shard; the "
                 "store is damaged, 'ptyzarr repair' mends it from its source"
             )
-        shard = _Shard.open(self._root / key, size, self._layout.shard_chunks)
+        shard = _Shard.open(self._root / key, entry, self._layout.shard_chunks)
         evicted = None
         with self._lock:
             known = self._open.get(number)
@@ -348,7 +359,8 @@ class _Shard:
         self._close = weakref.finalize(self, os.close, fd)
 
     @classmethod
-    def open(cls, path: Path, size: int, n_chunks: int) -> _Shard:
+    def open(cls, path: Path, entry: Mapping[str, Any], n_chunks: int) -> _Shard:
+        size = int(entry["size"])
         try:
             fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
@@ -368,7 +380,7 @@ class _Shard:
                     f"{path} has {found} bytes; expected {size}; the store is damaged, "
                     "'ptyzarr repair' mends it from its source"
                 )
-            return cls(path, fd, read_index(fd, path, size, n_chunks))
+            return cls(path, fd, read_index(fd, path, size, n_chunks, entry.get("tail")))
         except BaseException:
             os.close(fd)
             raise

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from ptyzarr.errors import StorageError
-from ptyzarr.store.manifest import compose_root, file_digest, list_keys
+from ptyzarr.store.manifest import compose_root, file_digest, file_tail, list_keys
 from ptyzarr.store.schema import (
     EXTRA,
     MASKED,
@@ -27,7 +27,7 @@ from ptyzarr.store.schema import (
     little_endian,
     start_array_digest,
 )
-from ptyzarr.store.shards import FrameFormat
+from ptyzarr.store.shards import FrameFormat, is_shard_key
 from ptyzarr.store.shardwriter import frame_codec
 
 _SYNC_THREADS = 8
@@ -182,7 +182,9 @@ class StoreWriter:
         # Many small files: a file system commits what is asked for at once together.
         with ThreadPoolExecutor(_SYNC_THREADS) as pool:
             list(pool.map(sync_file, [self._root / key for key in keys]))
-        return compose_root(attributes, metadata, self._files)
+        shards = [key for key in keys if is_shard_key(key)]
+        tails = {key: file_tail(self._root / key) for key in shards}
+        return compose_root(attributes, metadata, self._files, tails)
 
     def _create(
         self,

@@ -2,9 +2,12 @@
 
 from ptyzarr.streaming.experiments import StreamableScan
 from ptyzarr.streaming.gather import copy_frames, gather_frames
-from ptyzarr.streaming.loader import Batch, GroupLoader, count_threads
+from ptyzarr.streaming.loader import Batch, GroupLoader
+from ptyzarr.streaming.lookup import GroupLookup
 from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames
+from ptyzarr.streaming.ranks import check_seed, count_threads, fill_rank
 from ptyzarr.streaming.recycling import aligned_bytes
+from ptyzarr.streaming.selection import Groups
 from ptyzarr.streaming.sinks import (
     BatchShape,
     Fields,
@@ -21,6 +24,8 @@ __all__ = [
     "BatchShape",
     "Fields",
     "GroupLoader",
+    "GroupLookup",
+    "Groups",
     "HostSink",
     "NumpySink",
     "PackedFrames",
@@ -30,9 +35,11 @@ __all__ = [
     "SlotRing",
     "StreamableScan",
     "aligned_bytes",
+    "check_seed",
     "choose_packing",
     "copy_frames",
     "count_threads",
+    "fill_rank",
     "gather_frames",
     "pack_frames",
 ]

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError
 from ptyzarr.scan import ChunkReader, DistantReader, PlaneReader
-from ptyzarr.streaming.packing import PackedFrames, choose_packing, pack_frames, pack_planes
+from ptyzarr.streaming.packing import (
+    FramePacking,
+    PackedFrames,
+    choose_packings,
+    pack_frames,
+    pack_planes,
+)
 from ptyzarr.streaming.vectors import ALIGNMENT
 
 # Decoded chunks that wait in a thread's cache to be packed.
@@ -63,10 +69,11 @@ class FrameDecoder:
         self._readers = [scan.chunks for scan in scans]
         self._names = [scan.path for scan in scans]
         self._n_pixels = frame_size**2
-        self._packings = [
-            choose_packing(reader.dtype, self._n_pixels, scan.pixel_limits)
-            for scan, reader in zip(scans, self._readers, strict=True)
-        ]
+        self._packings = choose_packings(
+            [reader.dtype for reader in self._readers],
+            self._n_pixels,
+            [scan.pixel_limits for scan in scans],
+        )
         largest = max(
             reader.chunk_frames * packing.frame_nbytes if packing else reader.chunk_nbytes
             for reader, packing in zip(self._readers, self._packings, strict=True)
@@ -89,6 +96,11 @@ class FrameDecoder:
     def stored_dtypes(self) -> tuple[np.dtype[Any], ...]:
         """Dtype of each scan's stored frames."""
         return tuple(reader.dtype for reader in self._readers)
+
+    @property
+    def forms(self) -> tuple[tuple[np.dtype[Any], FramePacking | None], ...]:
+        """How each scan's frames lie in the pool: their dtype, and the packing if there is one."""
+        return tuple(zip(self.stored_dtypes, self._packings, strict=True))
 
     @property
     def slot_strides(self) -> NDArray[np.int64]:

@@ -36,7 +36,7 @@ def expand_float32(  # pragma: no cover - compiled
     shape: tuple[int, int, int],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
-    scale: np.float32,
+    scales: NDArray[np.float32],
     is_counts: bool,
     out: NDArray[np.float32],
 ) -> None:
@@ -49,6 +49,7 @@ def expand_float32(  # pragma: no cover - compiled
     if is_aligned and n_channels == 1:
         flat = out.reshape(-1)
         for group in range(n_groups):
+            scale = scales[group]
             _root_values(packed, shape, offsets[group, 0], scale, is_counts, values)
             place = rows[group] * n_pixels
             _stream_one(packed[1], offsets[group, 0], values, scale, flat, place, n_pixels)
@@ -56,6 +57,7 @@ def expand_float32(  # pragma: no cover - compiled
     elif is_aligned and n_channels == 4:
         flat = out.reshape(-1)
         for group in range(n_groups):
+            scale = scales[group]
             for channel in range(4):
                 part = values[channel * width : (channel + 1) * width]
                 _root_values(packed, shape, offsets[group, channel], scale, is_counts, part)
@@ -66,6 +68,7 @@ def expand_float32(  # pragma: no cover - compiled
         block = np.empty(n_channels * (_BLOCK + _PAD), np.float32)
         cursors = np.empty(n_channels, np.int64)
         for group in range(n_groups):
+            scale = scales[group]
             _root_group(packed, shape, offsets[group], scale, is_counts, values, cursors)
             row = out[rows[group]]
             for start in range(0, n_pixels, _BLOCK):
@@ -80,7 +83,7 @@ def expand_half(  # pragma: no cover - compiled
     shape: tuple[int, int, int],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
-    scale: np.float32,
+    scales: NDArray[np.float32],
     is_counts: bool,
     target: int,
     out: NDArray[np.uint16],
@@ -93,6 +96,7 @@ def expand_half(  # pragma: no cover - compiled
     cursors = np.empty(n_channels, np.int64)
     exact = np.empty(n_channels * _BLOCK, np.float32)
     for group in range(n_groups):
+        scale = scales[group]
         _root_group(packed, shape, offsets[group], scale, is_counts, values, cursors)
         row = out[rows[group]]
         for start in range(0, n_pixels, _BLOCK):

@@ -6,15 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ConfigError
-from ptyzarr.grouping import GroupTable, cached_group_table, group_coords, normalization_factor
+from ptyzarr.grouping import GroupTable, cached_factor, cached_group_table, group_coords
 from ptyzarr.scan import ChunkReader, Quantity, ScanLike
 from ptyzarr.streaming.decoder import FrameDecoder
+from ptyzarr.streaming.details import Details, coords_dtypes
 from ptyzarr.streaming.packing import PackedFrames
 from ptyzarr.streaming.sampling import SampledScan
+from ptyzarr.streaming.selection import Groups, selected_groups, split_selection
 from ptyzarr.streaming.sinks import Fields, PatchPiece, Piece
 from ptyzarr.streaming.window import FrameMap
 
@@ -77,6 +80,10 @@ class Experiments:
         Applied to each scan alone.
     scale
         Factors to use instead of the canonical ones: one for all scans or one for each.
+    groups
+        Which canonical groups are delivered; the factors stay those of all of them.
+    details
+        Whether batches carry the seeds of the groups and their start positions.
 
     Attributes
     ----------
@@ -88,11 +95,15 @@ class Experiments:
         Factor by which X of each scan is multiplied.
     probe : (n_scans, [mode,] N, N) complex64
         Probes; with modes if any scan has them, missing modes zero.
+    selection
+        A hash of the groups selected from each scan, or None, where it is all of them.
+    bad_pixels : (n_scans, N, N) bool, or None
+        Masks; None if no scan has one.
 
     Raises
     ------
     ConfigError
-        If the scans do not fit together or `scale` does not fit them.
+        If the scans do not fit together, or `scale` or `groups` does not fit them.
     GroupingError
         As `generate_grouped_data` raises it.
     """
@@ -102,35 +113,38 @@ class Experiments:
         scans: Sequence[StreamableScan],
         grouping: GroupingConfig,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
+        *,
+        details: bool = False,
     ) -> None:
         self.scans = list(scans)
         self.frame_size = _common_frame_size(self.scans)
         self.group_size = grouping.group_size
         self.probe = _stack_probes(self.scans)
+        self.bad_pixels = _stack_masks(self.scans, self.frame_size)
         self.decoder = FrameDecoder(self.scans, self.frame_size)
         scales = _given_scales(scale, len(self.scans))
-        tables = [cached_group_table(scan, grouping) for scan in self.scans]
-        if scales is None:
-            scales = np.array(
-                [
-                    normalization_factor(scan.frame_power, table.nn_indices, self.frame_size)
-                    for scan, table in zip(self.scans, tables, strict=True)
-                ],
-                np.float32,
-            )
-        self.scales = scales
+        self.scales = np.full(len(self.scans), np.nan, np.float32) if scales is None else scales
+        tables = self._draw(grouping, groups, has_scales=scales is not None)
         self._seeds = [table.seeds for table in tables]
         self.frame_map = self._map_frames(tables)
+        forms = [
+            (*form, scan.quantity)
+            for form, scan in zip(self.decoder.forms, self.scans, strict=True)
+        ]
+        # The first scan whose frames lie in the pool in the same form.
+        self._like = np.array([forms.index(form) for form in forms])
         self._positions = [np.asarray(scan.positions) for scan in self.scans]
-        # One dtype for all batches, whichever scans a batch happens to mix.
-        exact: Any = np.result_type(*self._positions)
-        mean = exact if exact.kind == "f" else np.dtype(np.float64)
+        self._details = Details(self.scans, self._seeds, self._positions) if details else None
         self._dtypes = {
             "nn_indices": np.result_type(*(table.nn_indices.dtype for table in tables)),
-            "coords_nn": exact,
-            "coords_offsets": mean,
-            "coords_relative": mean,
+            **coords_dtypes("coords", self._positions),
+            **({} if self._details is None else self._details.dtypes),
         }
+        is_alike = len({positions.dtype for positions in self._positions}) == 1
+        if self.n_scans > 1 and is_alike and self._details is None:
+            # The members of all scans are looked up at once.
+            self._positions = [np.concatenate(self._positions)]
 
     @property
     def n_scans(self) -> int:
@@ -146,9 +160,12 @@ class Experiments:
     def nbytes(self) -> int:
         """Memory that grows with frames and groups: tables, positions, what the scans keep."""
         fm = self.frame_map
-        kept = sum(p.nbytes for p in self._positions) + fm.rows.nbytes + fm.frames.nbytes
+        positions = sum(scan.positions.nbytes for scan in self.scans)
+        if len(self._positions) != self.n_scans:
+            positions *= 2  # also one after the other
+        positions += 0 if self._details is None else self._details.nbytes
         # frame_index, its inverse and frame_power, 8 bytes each, are kept by a store.
-        return int(kept + 24 * fm.rows.size)
+        return int(positions + fm.rows.nbytes + fm.frames.nbytes + 24 * fm.rows.size)
 
     def sampled(self) -> list[SampledScan]:
         """Return what sampling needs; may be asked for once, the seeds are dropped."""
@@ -184,7 +201,7 @@ class Experiments:
         first_row: int,
         views: Sequence[NDArray[Any] | PackedFrames],
     ) -> Iterator[Piece]:
-        """Yield the groups of each scan as a sink gathers them.
+        """Yield the groups as a sink gathers them: those of all scans in one form together.
 
         Parameters
         ----------
@@ -197,14 +214,11 @@ class Experiments:
         views
             The pool as `pool_views` returns it.
         """
-        for number, members in self._split(groups):
-            yield Piece(
-                views[number],
-                offsets[members],
-                np.arange(first_row, first_row + len(groups))[members],
-                self.scales[number],
-                self.scans[number].quantity == "counts",
-            )
+        scans = self._scans_of(groups)
+        rows, scales = np.arange(first_row, first_row + len(groups)), self.scales[scans]
+        for number, members in _split(self._like[scans], int(self._like.max())):
+            is_counts = self.scans[number].quantity == "counts"
+            yield Piece(views[number], offsets[members], rows[members], scales[members], is_counts)
 
     def describe(self, groups: NDArray[np.int64]) -> Fields:
         """Return the small arrays of a batch; they have the bits of the eager ones.
@@ -213,22 +227,31 @@ class Experiments:
         -------
         dict
             ``nn_indices`` (B, C), ``coords_nn`` and ``coords_relative`` (B, 1, 2, C),
-            ``coords_offsets`` (B, 1, 2, 1), ``scale`` (B,) float32, ``experiment_id`` (B,) int32.
+            ``coords_offsets`` (B, 1, 2, 1), ``scale`` (B,) float32, ``experiment_id`` (B,) int32;
+            with details ``seed_indices`` (B,) int64 and ``coords_start_*`` like ``coords_*``.
         """
-        if self.n_scans == 1:
-            fields, experiment = self._describe_scan(0, groups), np.zeros(len(groups), np.int32)
-        else:
-            parts = [
-                (number, members, self._describe_scan(number, groups[members]))
-                for number, members in self._split(groups)
-            ]
-            fields, experiment = self._merge(len(groups), parts)
-        return {**fields, "scale": self.scales[experiment], "experiment_id": experiment}
+        scans = self._scans_of(groups)
+        frames = self.frame_map.frames[groups]
+        fields: Fields = {
+            "nn_indices": frames.astype(self._dtypes["nn_indices"], copy=False),
+            "scale": self.scales[scans],
+            "experiment_id": scans.astype(np.int32),
+        }
+        if len(self._positions) == 1:
+            if self.n_scans > 1:
+                frames = frames + self.frame_map.frame_starts[scans, np.newaxis]
+            return fields | self._locate(0, groups, frames)
+        for number, members in _split(scans, self.n_scans - 1):
+            for name, part in self._locate(number, groups[members], frames[members]).items():
+                if name not in fields:
+                    fields[name] = np.empty((len(groups), *part.shape[1:]), self._dtypes[name])
+                fields[name][members] = part
+        return fields
 
     def patch_pieces(self, groups: NDArray[np.int64], fields: Fields) -> Iterator[PatchPiece]:
         """Yield the groups of each scan as a sink draws their patches."""
         rows = np.arange(len(groups))
-        for number, members in self._split(groups):
+        for number, members in _split(self._scans_of(groups), self.n_scans - 1):
             object_guess = self.scans[number].object_guess
             if object_guess is not None:
                 yield PatchPiece(
@@ -238,39 +261,46 @@ class Experiments:
                     rows[members],
                 )
 
-    def _describe_scan(self, number: int, groups: NDArray[np.int64]) -> Fields:
-        frames = self.frame_map.frames[groups]
+    def _locate(
+        self, number: int, groups: NDArray[np.int64], frames: NDArray[np.integer[Any]]
+    ) -> Fields:
+        """Return the coordinates, and details, of groups whose members are in one table."""
         nn, offsets, relative = group_coords(self._positions[number], frames)
-        return {
-            "nn_indices": frames.astype(self._dtypes["nn_indices"], copy=False),
-            "coords_nn": nn,
-            "coords_offsets": offsets,
-            "coords_relative": relative,
-        }
+        fields = {"coords_nn": nn, "coords_offsets": offsets, "coords_relative": relative}
+        if self._details is None:
+            return fields
+        first = self.frame_map.group_starts[number]
+        return fields | self._details.describe(number, groups - first, frames)
 
-    def _merge(
-        self, n_groups: int, parts: Sequence[tuple[int, Any, Fields]]
-    ) -> tuple[Fields, NDArray[np.int32]]:
-        """Return the fields of several scans put together, and the scan of each group."""
-        merged: Fields = {
-            name: np.empty((n_groups, *array.shape[1:]), self._dtypes[name])
-            for name, array in parts[0][2].items()
-        }
-        experiment = np.empty(n_groups, np.int32)
-        for number, members, fields in parts:
-            experiment[members] = number
-            for name, array in fields.items():
-                merged[name][members] = array
-        return merged, experiment
-
-    def _split(self, groups: NDArray[np.int64]) -> Iterator[tuple[int, slice | NDArray[np.int64]]]:
-        """Yield each scan that has some of the groups, and their places."""
+    def _scans_of(self, groups: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of each group's scan."""
         if self.n_scans == 1:
-            yield 0, slice(None)
-            return
-        experiment = np.searchsorted(self.frame_map.group_starts, groups, side="right") - 1
-        for number in np.unique(experiment).tolist():
-            yield number, np.flatnonzero(experiment == number)
+            return np.zeros(len(groups), np.int64)
+        return np.searchsorted(self.frame_map.group_starts, groups, side="right") - 1
+
+    def _draw(
+        self, grouping: GroupingConfig, groups: Groups, *, has_scales: bool
+    ) -> list[GroupTable]:
+        """Return the groups that are delivered; set the canonical factors and the selection."""
+        if groups is not None and grouping.seed is None:
+            raise ConfigError(
+                "groups are selected and the seed of the grouping is None, which draws others at "
+                "every call; expected a number"
+            )
+        tables, selection = [], []
+        for number, chosen in enumerate(split_selection(groups, self.n_scans)):
+            scan = self.scans[number]
+            table = cached_group_table(scan, grouping)
+            if not has_scales:
+                self.scales[number] = cached_factor(scan, grouping, table)
+            numbers = selected_groups(chosen, table.n_groups, scan.path)
+            if numbers is not None:
+                # At once, so that whole tables of several scans are never in memory together.
+                table = GroupTable(table.nn_indices[numbers], table.seeds[numbers])
+            tables.append(table)
+            selection.append(None if numbers is None else xxhash.xxh3_64_hexdigest(numbers.data))
+        self.selection = selection if any(selection) else None
+        return tables
 
     def _map_frames(self, tables: Sequence[GroupTable]) -> FrameMap:
         lengths = [scan.n_frames for scan in self.scans]
@@ -290,6 +320,17 @@ class Experiments:
             slot_strides=self.decoder.slot_strides,
             frame_strides=self.decoder.frame_strides,
         )
+
+
+def _split(
+    labels: NDArray[np.int64], highest: int
+) -> Iterator[tuple[int, slice | NDArray[np.int64]]]:
+    """Yield each of the labels, none above `highest`, and the places that have it."""
+    if highest == 0:
+        yield 0, slice(None)
+        return
+    for label in np.unique(labels).tolist():
+        yield label, np.flatnonzero(labels == label)
 
 
 def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
@@ -340,4 +381,17 @@ def _stack_probes(scans: Sequence[StreamableScan]) -> NDArray[np.complex64]:
     stacked = np.zeros((len(probes), max(len(mode) for mode in modes), *shape), np.complex64)
     for target, mode in zip(stacked, modes, strict=True):
         target[: len(mode)] = mode
+    return stacked
+
+
+def _stack_masks(scans: Sequence[StreamableScan], frame_size: int) -> NDArray[np.bool_] | None:
+    """Return (n_scans, N, N) bool, all False for a scan without a mask; None without any."""
+    # Not every scan that can be streamed knows of masks.
+    masks = [getattr(scan, "bad_pixels", None) for scan in scans]
+    if all(mask is None for mask in masks):
+        return None
+    stacked = np.zeros((len(scans), frame_size, frame_size), np.bool_)
+    for target, mask in zip(stacked, masks, strict=True):
+        if mask is not None:
+            target[:] = mask
     return stacked

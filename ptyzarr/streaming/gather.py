@@ -48,7 +48,7 @@ def gather_frames(
     frames: NDArray[Any] | PackedFrames,
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
-    scale: np.float32,
+    scales: np.float32 | NDArray[np.float32],
     out: NDArray[Any],
     *,
     is_counts: bool,
@@ -65,8 +65,8 @@ def gather_frames(
         begins.
     rows : (m,) int64
         Row of `out` that each group goes to.
-    scale : float32
-        Normalisation factor of these groups.
+    scales : (m,) float32, or one float32
+        Normalisation factor of each group, or of all.
     out : (B, P * C), C-contiguous, float32 or uint16
         Batch memory; pixel p of channel c goes to column ``p * C + c``. Sixteen-bit results are
         written as their bits.
@@ -80,14 +80,15 @@ def gather_frames(
     DtypeError
         If frames of this dtype cannot be widened to float32 amplitudes.
     """
-    scale = np.float32(scale)
+    if not isinstance(scales, np.ndarray):
+        scales = np.full(len(rows), scales, np.float32)
     if isinstance(frames, PackedFrames):
         packed = frames.words, frames.masks, frames.values
         shape = frames.packing.values_start, frames.packing.wide_start, frames.packing.max_nonzero
         if rounding == "float32":
-            expand_float32(packed, shape, offsets, rows, scale, is_counts, out)
+            expand_float32(packed, shape, offsets, rows, scales, is_counts, out)
         else:
-            expand_half(packed, shape, offsets, rows, scale, is_counts, _TARGETS[rounding], out)
+            expand_half(packed, shape, offsets, rows, scales, is_counts, _TARGETS[rounding], out)
         return
     kind = _COUNTS if is_counts else _AMPLITUDES
     if frames.dtype.kind not in "uif" or frames.dtype.itemsize > 8:
@@ -98,9 +99,9 @@ def gather_frames(
     if frames.dtype == np.float16:
         frames, kind = frames.view(np.uint16), _HALF_AMPLITUDES
     if rounding == "float32":
-        gather_float32(frames, offsets, rows, scale, kind, out)
+        gather_float32(frames, offsets, rows, scales, kind, out)
     else:
-        gather_half(frames, offsets, rows, scale, kind, _TARGETS[rounding], out)
+        gather_half(frames, offsets, rows, scales, kind, _TARGETS[rounding], out)
 
 
 def copy_frames(
@@ -138,7 +139,7 @@ def gather_float32(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
-    scale: np.float32,
+    scales: NDArray[np.float32],
     kind: int,
     out: NDArray[np.float32],
 ) -> None:
@@ -147,12 +148,12 @@ def gather_float32(  # pragma: no cover - compiled
     n_pixels = out.shape[1] // n_channels
     is_aligned = out.ctypes.data % ALIGNMENT == 0 and n_pixels % LANES == 0
     if is_aligned and n_channels in (1, 4) and kind != _HALF_AMPLITUDES:
-        _stream(frames, offsets, rows, scale, kind, out)
+        _stream(frames, offsets, rows, scales, kind, out)
         return
     block = n_pixels if n_channels in (1, 4) else _BLOCK
     scratch = np.empty((n_channels, _BLOCK + _PAD), np.float32)
     for group in range(n_groups):
-        row = out[rows[group]]
+        row, scale = out[rows[group]], scales[group]
         for start in range(0, n_pixels, block):
             n = min(block, n_pixels - start)
             target = row[start * n_channels : (start + n) * n_channels]
@@ -164,7 +165,7 @@ def _stream(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
-    scale: np.float32,
+    scales: NDArray[np.float32],
     kind: int,
     out: NDArray[np.float32],
 ) -> None:
@@ -173,7 +174,7 @@ def _stream(  # pragma: no cover - compiled
     n_channels = offsets.shape[1]
     n_pixels = out.shape[1] // n_channels
     for group in range(offsets.shape[0]):
-        place = rows[group] * out.shape[1]
+        place, scale = rows[group] * out.shape[1], scales[group]
         if n_channels == 1:
             first = offsets[group, 0]
             for pixel in range(0, n_pixels, LANES):
@@ -198,7 +199,7 @@ def gather_half(  # pragma: no cover - compiled
     frames: NDArray[Any],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int64],
-    scale: np.float32,
+    scales: NDArray[np.float32],
     kind: int,
     target: int,
     out: NDArray[np.uint16],
@@ -209,7 +210,7 @@ def gather_half(  # pragma: no cover - compiled
     scratch = np.empty((n_channels, _BLOCK + _PAD), np.float32)
     exact = np.empty(n_channels * _BLOCK, np.float32)
     for group in range(n_groups):
-        row = out[rows[group]]
+        row, scale = out[rows[group]], scales[group]
         for start in range(0, n_pixels, _BLOCK):
             n = min(_BLOCK, n_pixels - start)
             block = exact[: n * n_channels]

@@ -1,4 +1,4 @@
-"""`GroupLoader`: batches of canonical groups, epoch after epoch, in bounded memory."""
+"""`GroupLoader`: batches of groups, epoch after epoch, in bounded memory."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from typing import Any, Final
 import xxhash
 from numpy.typing import NDArray
 
-from ptyzarr.compiled import available_cores
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.memory import resident_memory
 from ptyzarr.streaming.budget import Demand, count_waiting, plan_memory
 from ptyzarr.streaming.experiments import Experiments, StreamableScan
 from ptyzarr.streaming.pipeline import ChunkPool, Pipeline
+from ptyzarr.streaming.places import STATE_VERSION, read_place
+from ptyzarr.streaming.ranks import check_rank, check_seed, count_threads, fill_rank
 from ptyzarr.streaming.recycling import aligned_bytes
 from ptyzarr.streaming.rehearsal import rehearse
 from ptyzarr.streaming.sampling import SAMPLERS, SampledScan, Share, share_epoch
+from ptyzarr.streaming.selection import Groups
 from ptyzarr.streaming.sinks import BatchShape, Sink, make_sink
 from ptyzarr.streaming.stats import LoaderStats, measure_epoch
 from ptyzarr.streaming.window import ChunkPlanner
 
 _DEFAULT: Final = LoaderConfig()
-_STATE_VERSION: Final = 1
 # A load job decodes about this much: enough to make a call worth while, little enough to share.
 _JOB_NBYTES: Final = 2 * 1024**2
 _MAX_JOB_CHUNKS: Final = 64
@@ -61,6 +62,15 @@ class Batch:
         Which of the loader's stores each group is from.
     probe : (n_stores, [mode,] N, N) complex64
         Probes, to be indexed by `experiment_id`; the same object in every batch.
+    seed_indices : (B,) int64, or None
+        Acquisition index of the position that each group was drawn for, with ``details=True``; it
+        need not be a member.
+    coords_start_offsets, coords_start_relative, coords_start_nn
+        Like `coords_offsets`, `coords_relative` and `coords_nn`, of the start positions, with
+        ``details=True``; of the positions for a scan without start positions.
+    bad_pixels : (n_stores, N, N) bool, or None
+        Pixels of X that mean nothing, to be indexed by `experiment_id`; None if no store has a
+        mask. The same object in every batch.
     """
 
     X: Any
@@ -72,14 +82,22 @@ class Batch:
     scale: Any
     experiment_id: Any
     probe: Any
+    seed_indices: Any = None
+    coords_start_offsets: Any = None
+    coords_start_relative: Any = None
+    coords_start_nn: Any = None
+    bad_pixels: Any = None
 
 
 class GroupLoader:
-    """Delivers the canonical groups of one or more stores in batches.
+    """Delivers the groups of one or more stores in batches.
 
     Iterating delivers one epoch; iterating again goes on to the next. Reading ahead, decoding
     and gathering happen in threads that live only while an iterator does. There is one iterator
     at a time: a second one closes the first, which raises `ConfigError` if it is used again.
+
+    With an initialised `torch.distributed` each rank delivers its part, unless `config` says
+    which; make the loader after ``init_process_group``. Memory and threads are those of one rank.
 
     Parameters
     ----------
@@ -92,11 +110,16 @@ class GroupLoader:
     scale
         Factors by which X is multiplied instead of the canonical normalisation over each store's
         whole selection: one, or one for each store.
+    groups
+        Which canonical groups are delivered: for one store their numbers or a boolean mask, for
+        several one of these, or None, for each store. None is all. X keeps the factor of the
+        whole selection, so that parts of a scan fit together.
 
     Raises
     ------
     ConfigError
-        If the stores do not fit together, or there are too few groups.
+        If the stores do not fit together, there are too few groups, or groups without a seed are
+        wanted on several ranks.
     BudgetError
         If ``config.memory`` is below the minimum, which the message states.
     DeviceError
@@ -112,18 +135,23 @@ class GroupLoader:
         config: LoaderConfig = _DEFAULT,
         *,
         scale: float | Sequence[float] | None = None,
+        groups: Groups = None,
     ) -> None:
         if isinstance(stores, str | os.PathLike):
             raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
         scans = list(stores) if isinstance(stores, Sequence) else [stores]
+        self._is_rank_given = config.rank is not None
+        config = fill_rank(config)
+        check_seed(grouping, config.world_size or 1)
         before = resident_memory()
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()
-        self._experiments = Experiments(scans, grouping, scale)
+        self._experiments = Experiments(scans, grouping, scale, groups, details=config.details)
         self._share = _share(config, self._experiments.n_groups)
         sampled = self._experiments.sampled()
         frames = self._experiments.frame_map.frames
         self._identity = _order_identity(sampled, frames, grouping, config)
+        self._identity["selection"] = self._experiments.selection
         self._sampler = SAMPLERS[config.shuffle](sampled, config.seed)
         max_kept = self._n_threads + 2
         self._sink: Sink = make_sink(config, self._batch_shape(max_kept))
@@ -136,6 +164,8 @@ class GroupLoader:
         self._sampler.order(0, dataclasses.replace(self._share, stop=self._share.start + 1))
         self._memory = plan_memory(config.memory_bytes, self._demand(before, resident_memory()))
         self._probe = self._sink.convert(self._experiments.probe)
+        masks = self._experiments.bad_pixels
+        self._bad_pixels = None if masks is None else self._sink.convert(masks)
         self._pool: ChunkPool | None = None
         self._planner: ChunkPlanner | None = None
         self._pipeline: Pipeline | None = None
@@ -151,6 +181,8 @@ class GroupLoader:
     def __iter__(self) -> Iterator[Batch]:
         if self._is_closed:
             raise ConfigError("the loader is closed; make a new one")
+        if not self._is_rank_given:
+            check_rank(self._share)
         self._end_epoch()
         if self._is_started:
             self._epoch, self._next_batch = self._epoch + 1, 0
@@ -190,7 +222,7 @@ class GroupLoader:
         if batch == len(self):
             epoch, batch = epoch + 1, 0
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "epoch": epoch,
             "next_batch": batch,
             "order": self._identity,
@@ -199,37 +231,15 @@ class GroupLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a loader with the same order was.
 
+        At the beginning of an epoch the number of ranks may be another one.
+
         Raises
         ------
         ConfigError
-            If the state is of another version, or of a loader whose order differs.
+            If the state is of another version, of a loader whose order differs, or in the middle
+            of an epoch of another number of ranks.
         """
-        if not isinstance(state, Mapping) or state.get("version") != _STATE_VERSION:
-            found = state.get("version") if isinstance(state, Mapping) else state
-            raise ConfigError(
-                f"the state has version {found!r}; expected what state_dict of version "
-                f"{_STATE_VERSION} gave"
-            )
-        saved = state.get("order")
-        if not isinstance(saved, Mapping):
-            raise ConfigError(f"the state's order is {saved!r}; expected what state_dict gave")
-        differing = [name for name, value in self._identity.items() if saved.get(name) != value]
-        if differing:
-            name = differing[0]
-            raise ConfigError(
-                f"the state is of a loader with another {', '.join(differing)} "
-                f"({name}: {saved.get(name)!r}; here {self._identity[name]!r}); make the loader "
-                "as it was"
-            )
-        epoch, batch = state.get("epoch"), state.get("next_batch")
-        if not (isinstance(epoch, int) and isinstance(batch, int)):
-            raise ConfigError(
-                f"the state is at epoch {epoch!r}, batch {batch!r}; expected integers"
-            )
-        if epoch < 0 or not 0 <= batch < len(self):
-            raise ConfigError(
-                f"the state is at epoch {epoch}, batch {batch}; expected a batch below {len(self)}"
-            )
+        epoch, batch = read_place(state, self._identity, len(self))
         self._end_epoch()
         self._epoch, self._next_batch, self._is_started = epoch, batch, False
 
@@ -245,7 +255,7 @@ class GroupLoader:
 
     @property
     def n_groups(self) -> int:
-        """Groups of all stores, before ranks take their parts."""
+        """Groups that are delivered of all stores, before ranks take their parts."""
         return self._experiments.n_groups
 
     @property
@@ -307,7 +317,8 @@ class GroupLoader:
         return self._pipeline
 
     def _deliver(self, finished: Any) -> Batch:
-        return Batch(**self._sink.deliver(finished), probe=self._probe)
+        fields = self._sink.deliver(finished)
+        return Batch(**fields, probe=self._probe, bad_pixels=self._bad_pixels)
 
     def _note(self, epoch: int, first_batch: int, batch: int, started: float) -> None:
         """Take note of a delivered batch."""
@@ -336,6 +347,7 @@ class GroupLoader:
             group_size=experiments.group_size,
             stored_dtypes=experiments.decoder.stored_dtypes,
             has_patches=self._config.patches and experiments.has_patches(),
+            has_details=self._config.details,
             max_kept=max_kept,
         )
 
@@ -415,16 +427,6 @@ class EpochIterator:
             self._finalizer()
 
 
-def count_threads() -> int:
-    """Return the cores of this process for each rank that runs on the machine, at least 1.
-
-    ``LOCAL_WORLD_SIZE``, which launchers such as torchrun set, is the number of local ranks.
-    """
-    cores = available_cores()
-    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, cores // int(ranks)) if ranks.isdigit() and int(ranks) > 0 else cores
-
-
 def _share(config: LoaderConfig, n_groups: int) -> Share:
     return share_epoch(
         n_groups,
@@ -444,7 +446,7 @@ def _order_identity(
     """Return, as JSON, everything but the rank that decides which batch holds which groups."""
     identity = {
         "stores": [[scan.digest, scan.layout, scan.tile_frames] for scan in sampled],
-        "grouping": dataclasses.asdict(grouping),
+        "grouping": grouping.deciding_options(),
         # With seed=None the options do not tell which groups were drawn.
         "groups": xxhash.xxh3_64_hexdigest(frames.data),
         "shuffle": config.shuffle,

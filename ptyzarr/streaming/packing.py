@@ -9,7 +9,9 @@ them and its whole value (two uint32). Floats are kept as they are, none of them
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -134,6 +136,35 @@ def choose_packing(
     packing = FramePacking(dtype, n_pixels, limits[0], max_wide)
     is_worth = packing.frame_nbytes <= _WORTH * n_pixels * dtype.itemsize
     return packing if is_worth else None
+
+
+def choose_packings(
+    dtypes: Sequence[np.dtype[Any]], n_pixels: int, limits: Sequence[tuple[int, int] | None]
+) -> list[FramePacking | None]:
+    """Return how the frames of several scans are packed: those of a dtype alike, where that pays.
+
+    Frames that are packed alike can be gathered together, whatever scan they are from.
+
+    Parameters
+    ----------
+    dtypes, limits
+        Of each scan; see `choose_packing`.
+    n_pixels
+        Pixels of a frame.
+    """
+    alone = [choose_packing(*one) for one in zip(dtypes, repeat(n_pixels), limits)]
+    chosen = list(alone)
+    for dtype in set(dtypes):
+        alike = {i: p for i, p in enumerate(alone) if p is not None and p.dtype == dtype}
+        if alike:
+            most = (
+                max(p.max_nonzero for p in alike.values()),
+                max(p.max_wide for p in alike.values()),
+            )
+            together = choose_packing(dtype, n_pixels, most)
+            for i, packing in alike.items():
+                chosen[i] = together or packing
+    return chosen
 
 
 def pack_frames(pixels: NDArray[Any], offsets: NDArray[np.int64], packed: PackedFrames) -> bool:

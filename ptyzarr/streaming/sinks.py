@@ -36,6 +36,8 @@ class BatchShape:
         Dtypes of the stored frames of all scans.
     has_patches
         Whether the batches carry Y.
+    has_details
+        Whether the batches carry seeds and start positions.
     max_kept
         Batches that are in flight at once, those being delivered included.
     """
@@ -46,22 +48,23 @@ class BatchShape:
     stored_dtypes: tuple[np.dtype[Any], ...]
     has_patches: bool
     max_kept: int
+    has_details: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Piece:
-    """Groups of one scan whose frames lie in the pool, ready to be gathered.
+    """Groups whose frames lie in the pool in one form, ready to be gathered.
 
     Attributes
     ----------
-    frames : 1-D, the scan's stored dtype; or packed frames
+    frames : 1-D, the stored dtype; or packed frames
         The pool.
     offsets : (m, C) int64
         Element of `frames`, or byte of the packed memory, at which each frame begins.
     rows : (m,) int64
         Rows of the batch that the groups go to.
-    scale : float32
-        Normalisation factor of the scan.
+    scales : (m,) float32
+        Normalisation factor of each group.
     is_counts
         Whether the values are counts, whose square root is the amplitude.
     """
@@ -69,7 +72,7 @@ class Piece:
     frames: NDArray[Any] | PackedFrames
     offsets: NDArray[np.int64]
     rows: NDArray[np.int64]
-    scale: np.float32
+    scales: NDArray[np.float32]
     is_counts: bool
 
 
@@ -142,7 +145,8 @@ class Sink(Protocol):
             What `open` returned.
         fields
             The other arrays of the batch: ``coords_offsets``, ``coords_relative``,
-            ``coords_nn``, ``nn_indices``, ``scale``, ``experiment_id``.
+            ``coords_nn``, ``nn_indices``, ``scale``, ``experiment_id``, and with details
+            ``seed_indices`` and ``coords_start_*``.
         """
         ...
 
@@ -207,18 +211,18 @@ class HostSink:
 
     def gather(self, output: HostOutput, piece: Piece) -> None:
         """Widen, root, scale and lay out the frames in one pass."""
-        offsets, rows = piece.offsets, piece.rows
+        offsets, rows, scales = piece.offsets, piece.rows, piece.scales
         if not self._is_last:
             # One row per frame with a single channel is the channels-first layout.
             group_size = self._shape.group_size
             rows = (rows[:, np.newaxis] * group_size + np.arange(group_size)).reshape(-1)
-            offsets = offsets.reshape(-1, 1)
+            offsets, scales = offsets.reshape(-1, 1), np.repeat(scales, group_size)
         n_pixels = self._shape.frame_size**2
         gather_frames(
             piece.frames,
             offsets,
             rows,
-            piece.scale,
+            scales,
             output.x.reshape(-1, n_pixels * offsets.shape[1]),
             is_counts=piece.is_counts,
             rounding=self._dtype,

@@ -213,6 +213,19 @@ class ChunkPlanner:
         reset_slots(self._state)
         self._ahead = self._collect()
 
+    def follow(self, order: NDArray[np.int64], edges: NDArray[np.int64]) -> None:
+        """Go on with other groups after those planned: slots keep what they hold and their age.
+
+        Steps and jobs are numbered on, batches anew.
+
+        Parameters
+        ----------
+        order, edges
+            As for `start`.
+        """
+        self._order, self._edges, self._next_batch = order, edges, 0
+        self._ahead = self._collect()
+
     def release(self) -> None:
         """Let go of the order of the last epoch."""
         self._order = self._edges = np.empty(0, np.int64)

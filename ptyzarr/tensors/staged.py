@@ -170,7 +170,7 @@ class CudaSink:
         else:
             channels = area.reshape(-1, self._shape.group_size, self._n_pixels)
             copy_frames(piece.frames, piece.offsets, rows, channels)
-        output.scales[piece.rows] = piece.scale
+        output.scales[piece.rows] = piece.scales
         kind = PixelKind(dtype, piece.is_counts and not is_narrowed)
         output.pieces.append((kind, piece.rows))
 
@@ -395,7 +395,8 @@ def _small_nbytes(shape: BatchShape) -> int:
     """Return the room for the small arrays: at most 64-bit coordinates and indices."""
     n_scans, n_channels = len(shape.stored_dtypes), shape.group_size
     fields = 8 * (5 * n_channels + 2) + 4 + 4
+    details = 8 * (4 * n_channels + 3) if shape.has_details else 0
     # Scale, rows, and for patches the rows again and float32 centres.
     ours = 4 + 8 + 8 + 8 * n_channels
-    n_arrays = 8 + 3 * n_scans
-    return shape.batch_size * (fields + ours) + n_arrays * _ALIGNMENT
+    n_arrays = 8 + 3 * n_scans + 4 * shape.has_details
+    return shape.batch_size * (fields + details + ours) + n_arrays * _ALIGNMENT

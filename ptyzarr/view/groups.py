@@ -83,6 +83,10 @@ def _groups_title(grouping: GroupingConfig, count: int, total: int) -> str:
     shown = "all" if count == total else f"{count} of {total:,}"
     if grouping.group_size == 1:
         return f"Groups of one frame ({seed}), {shown} shown"
+    if grouping.strategy != "canonical":
+        return (
+            f"Groups of {grouping.group_size} frames, {grouping.strategy} ({seed}), {shown} shown"
+        )
     return (
         f"Groups of {grouping.group_size} frames among {grouping.n_neighbors} nearest neighbors "
         f"({seed}), {shown} shown"

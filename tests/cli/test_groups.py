@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
+from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping import RawDataTorch
 from ptyzarr.store import open_store
 
@@ -128,3 +129,32 @@ def test_a_full_disk_leaves_nothing(run, store, tmp_path, file_size_limit):
         result = run("group", store, *FLAGS, "--frames", "-o", tmp_path / "groups.zarr")
     assert (result.code, len(result.err.splitlines())) == (3, 1)
     assert not [path for path in tmp_path.iterdir() if "groups.zarr" in path.name]
+
+
+def test_groups_of_another_strategy_are_written_as_the_library_gives_them(run, store, tmp_path):
+    config = GroupingConfig(
+        strategy="band", gridsize=2, n_neighbors=8, n_subsample=2, seed=3,
+        min_neighbor_distance=1.0, max_neighbor_distance=6.5, x_bounds=(0, 0.9),
+    )  # fmt: skip
+    flags = [
+        "--strategy", "band", "--gridsize", "2", "--n-neighbors", "8", "--n-subsample", "2",
+        "--seed", "3", "--min-neighbor-distance", "1", "--max-neighbor-distance", "6.5",
+        "--x-bounds", "0", "0.9",
+    ]  # fmt: skip
+    out = tmp_path / "groups.zarr"
+    run("group", store, *flags, "--frames", "--patches", "-o", out)
+    wanted = RawDataTorch.from_store(open_store(store)).draw_grouped_data(config)
+    group = zarr.open_group(str(out), mode="r")
+    for key in ("nn_indices", "coords_nn", "coords_relative", "Y"):
+        np.testing.assert_array_equal(group[key][...], wanted[key], err_msg=key, strict=True)
+    np.testing.assert_array_equal(group["X"][...], wanted["X_full"], strict=True)
+    assert group.attrs["ptyzarr_groups"]["grouping"]["x_bounds"] == [0.0, 0.9]
+    facts = run("stream", store, *flags, "--device", "numpy", "--json").json
+    assert facts["groups"] == len(wanted["nn_indices"])
+
+
+def test_flags_of_another_strategy_are_a_wrong_usage(run, store):
+    result = run("group", store, "--n-subsample", "7")
+    assert result.code == 2
+    assert "n_subsample is 7 with strategy 'canonical'" in result.err
+    assert run("group", store, "--strategy", "nearest", "--x-bounds", "0.1").code == 2

@@ -143,6 +143,13 @@ def test_stream_refuses_what_cannot_work(run, store, flags, code, words) -> None
     assert words in result.err
 
 
+def test_stream_to_a_gpu_that_is_not_there_is_one_line(run, store, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    result = run("stream", store, "--device", "cuda")
+    assert (result.code, len(result.err.splitlines())) == (3, 1)
+    assert "no CUDA device; use device='cpu'" in result.err
+
+
 def test_view_draws_a_picture(run, store, tmp_path) -> None:
     picture = tmp_path / "scan.png"
     assert run("view", store, "-o", picture, "--json").json == {"path": str(picture)}
@@ -232,6 +239,7 @@ def test_every_error_code_has_an_exit_status() -> None:
         "damaged": 3,
         "verification": 4,
         "grouping": 3,
+        "group_index": 3,
         "dtype": 3,
         "not_found": 3,
         "exists": 3,
@@ -244,8 +252,8 @@ def test_every_error_code_has_an_exit_status() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "", "ingest", "plan", "publish", "info", "verify", "repair", "export", "group", "stream",
-        "view", "bench", "demo", "stage",
+        "", "ingest", "plan", "publish", "info", "verify", "repair", "transform", "export", "group",
+        "stream", "view", "bench", "demo", "stage",
     ],
 )  # fmt: skip
 def test_help_teaches(run, command: str) -> None:

@@ -10,10 +10,16 @@ import zarr
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import DtypeError, GroupingError, MissingFieldError, ShapeError, SourceError
-from ptyzarr.grouping import RawDataTorch
+from ptyzarr.grouping import (
+    RawDataTorch,
+    group_coords,
+    group_table,
+    normalization_factor,
+    object_patches,
+)
 
 from .golden_cases import ACCEPTED_HERE, CASES, DRAWN, REFUSED, check_grouped
-from .memory_scan import MemoryScan, compute, make_object, make_scan
+from .memory_scan import MemoryScan, compute, make_object, make_raw, make_scan
 
 KEYS = [
     "diffraction", "Y", "coords_offsets", "coords_relative", "coords_start_offsets",
@@ -311,3 +317,37 @@ def test_objects_of_double_precision_give_single_precision_patches():
         grouped = raw.generate_grouped_data(8, nsamples=3, seed=0, lazy=lazy)
         assert grouped["Y"].dtype == np.complex64
         assert grouped["objectGuess"].dtype == np.complex128
+
+
+@pytest.mark.parametrize("lazy", [False, True], ids=["eager", "lazy"])
+@pytest.mark.parametrize("source", ["store", "numpy", "dask"])
+@pytest.mark.parametrize("strategy", ["canonical", "nearest", "band", "quadrant"])
+def test_groups_of_every_strategy_make_the_published_arrays(strategy, source, lazy):
+    config = GroupingConfig(strategy=strategy, gridsize=2, n_neighbors=20, seed=5)
+    scan = make_scan(60)
+    grouped = make_raw(scan, source).draw_grouped_data(config, lazy=lazy)
+    assert isinstance(grouped["X_full"], da.Array if lazy else np.ndarray)
+    indices = group_table(scan, config).nn_indices
+    nn, offsets, relative = group_coords(scan.positions, indices)
+    factor = normalization_factor(scan.frame_power, indices, 8)
+    wanted = {
+        "nn_indices": indices,
+        "coords_nn": nn,
+        "coords_offsets": offsets,
+        "coords_relative": relative,
+        "diffraction": scan.frames[indices].transpose(0, 2, 3, 1),
+        "X_full": factor * scan.frames[indices].transpose(0, 2, 3, 1),
+        "Y": object_patches(scan.object_guess, offsets, relative, 8),
+    }
+    found = compute(grouped)
+    for key, values in wanted.items():
+        np.testing.assert_array_equal(found[key], values, err_msg=key, strict=True)
+
+
+def test_canonical_groups_by_config_are_those_by_arguments():
+    raw = make_raw(make_scan(60), "numpy")
+    config = GroupingConfig(gridsize=2, n_neighbors=5, n_samples=12, seed=5)
+    one = raw.draw_grouped_data(config, N=16)
+    other = raw.generate_grouped_data(16, K=5, nsamples=12, seed=5, gridsize=2)
+    for key, values in other.items():
+        np.testing.assert_array_equal(one[key], values, err_msg=key, strict=True)

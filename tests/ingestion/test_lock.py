@@ -176,7 +176,7 @@ def test_process_is_not_probed_where_that_would_end_it(tmp_path, monkeypatch):
     def kill(*_: Any) -> None:
         raise AssertionError("the process is gone now")
 
-    monkeypatch.setattr("ptyzarr.ingestion.lock.CAN_PROBE", False)
+    monkeypatch.setattr("ptyzarr.owners.CAN_PROBE", False)
     monkeypatch.setattr(os, "kill", kill)
     leave_lock(tmp_path / "lock", token="a1", host=socket.gethostname(), pid=1)
     with pytest.raises(ScanExistsError), lock(tmp_path):

@@ -189,9 +189,10 @@ def test_part_that_is_none_of_n_is_refused(tmp_path, part, n_parts):
         write_part(tmp_path / "scan.npz", tmp_path / "scan.zarr", part, n_parts)
 
 
-def test_part_goes_without_a_scheduler(tmp_path):
+@pytest.mark.parametrize("option", [{"scheduler": "tcp://x:1"}, {"staging": "/scratch"}], ids=str)
+def test_part_goes_without_a_scheduler_and_a_staging_folder(tmp_path, option):
     with pytest.raises(ConfigError, match="exclude each other"):
-        write_part("a.npz", tmp_path / "a.zarr", 0, 2, IngestConfig(scheduler="tcp://x:1"))
+        write_part("a.npz", tmp_path / "a.zarr", 0, 2, IngestConfig(**option))
 
 
 def test_part_without_a_plan_says_what_to_run(tmp_path):

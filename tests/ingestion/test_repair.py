@@ -24,7 +24,7 @@ from ptyzarr.errors import (
     SchemaError,
     SourceError,
 )
-from ptyzarr.ingestion import ingest, repair, verify
+from ptyzarr.ingestion import ingest, plan_parts, publish, repair, verify, write_part
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.store import open_store
 
@@ -245,6 +245,19 @@ def test_store_that_is_being_written_is_not_repaired(rich, tmp_path):
         pytest.raises(ScanExistsError, match="being written"),
     ):
         repair(rich, tmp_path / "scan.npz")
+
+
+def test_parts_that_overwrite_a_store_are_not_discarded_by_its_repair(rich, tmp_path):
+    flip(rich / "diffraction/c/2/0/0")
+    other = make_npz(tmp_path / "other.npz")
+    config = IngestConfig(overwrite=True)
+    plan_parts(other, rich, config)
+    write_part(other, rich, 0, 2, config)
+    with pytest.raises(ScanExistsError, match="ptyzarr publish"):
+        repair(rich, tmp_path / "scan.npz")
+    write_part(other, rich, 1, 2, config)
+    publish(rich).close()
+    verify(rich, other)
 
 
 def test_repair_that_stops_between_two_files_goes_on(rich, tmp_path, monkeypatch):

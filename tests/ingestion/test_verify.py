@@ -122,6 +122,36 @@ def test_swapped_shards_are_found(make_scan_store, set_sizes, tmp_path):
         verify(tmp_path / "scan.zarr")
 
 
+@pytest.mark.parametrize("is_native", [True, False])
+def test_swapped_shards_of_one_size_are_found_where_they_are_read(
+    make_scan_store, set_sizes, tmp_path, is_native, monkeypatch
+):
+    if not is_native:
+        monkeypatch.setattr("ptyzarr.store.scanstore.native_functions", lambda: None)
+    set_sizes(1, 8)
+    frames = np.zeros((40, 16, 16), np.float32)
+    # The same chunks in another order: equal sizes, other indexes.
+    rng = np.random.default_rng(0)
+    noise = np.sqrt(rng.integers(0, 200, (16, 16)).astype(np.float32))
+    frames[8], frames[17] = noise, noise
+    make_scan_store(
+        config=IngestConfig(layout="acquisition"),
+        diff3d=frames,
+        probeGuess=np.ones((16, 16), complex),
+    )
+    shards = tmp_path / "scan.zarr/diffraction/c"
+    assert (shards / "1/0/0").stat().st_size == (shards / "2/0/0").stat().st_size
+    store = open_store(tmp_path / "scan.zarr")
+    assert np.array_equal(store.amplitude([8, 17]), frames[[8, 17]])
+    store.close()
+    os.rename(shards / "1", shards / "x")
+    os.rename(shards / "2", shards / "1")
+    os.rename(shards / "x", shards / "2")
+    for frame in (8, 17):
+        with pytest.raises(DamagedStoreError, match="another shard"):
+            open_store(tmp_path / "scan.zarr").amplitude([frame])
+
+
 def test_file_that_is_not_listed_is_reported(rich_store, tmp_path):
     extra = tmp_path / "scan.zarr/diffraction/c/9/0/0"
     extra.parent.mkdir(parents=True)

@@ -75,3 +75,37 @@ def test_finished_shards_are_kept_when_a_signal_comes(tmp_path: Path) -> None:
     expected = make_arrays(N_FRAMES, 8)["diff3d"].tobytes()
     assert store.amplitude(np.arange(N_FRAMES)).tobytes() == expected
     store.close()
+
+
+# Sockets and processes that the cluster leaves to the garbage collector at its end.
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
+def test_a_signal_while_a_cluster_writes_ends_with_status_75_and_is_resumed(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    n_frames = 4000
+    source = make_npz(tmp_path / "scan.npz", n_frames, 8)
+    path = tmp_path / "scan.zarr"
+    journal = path.with_name("scan.zarr.staging") / "journal"
+    with (
+        children(tmp_path) as processes,
+        distributed.LocalCluster(
+            processes=True,
+            n_workers=1,
+            threads_per_worker=1,
+            dashboard_address=None,
+            local_directory=str(tmp_path / "dask"),
+        ) as cluster,
+    ):
+        arguments = ["ingest", str(source), str(path), "--scheduler", cluster.scheduler_address]
+        pid = processes.start(arguments=arguments, seed=0)
+        while not (journal.is_dir() and os.listdir(journal)):
+            os.sched_yield()
+        os.kill(pid, signal.SIGTERM)
+        assert processes.wait(pid) == 75
+        log = (tmp_path / "log").read_text()
+        assert re.fullmatch(r"ptyzarr: .*interrupted.*resume\n", log), log
+        assert not path.exists()
+        assert 0 < len(os.listdir(journal)) < n_frames // 8
+        assert processes.wait(processes.start(arguments=arguments, seed=0)) == 0
+    verify(path, source)

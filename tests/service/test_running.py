@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -189,6 +190,23 @@ def test_a_file_that_is_cut_while_it_is_sent_ends_in_a_broken_connection(
     body = received.partition(b"\r\n\r\n")[2]
     assert 0 < len(body) < 24 * 1024**2
     assert client.ask("/healthz").status == 200
+
+
+def test_small_answers_are_sent_at_once(client: Client) -> None:
+    with connect(client) as connection:
+        connection.sendall(head(client, "/healthz"))
+        assert connection.recv(1000)
+        ours = connection.getsockname()
+        sockets = [found for found in gc.get_objects() if type(found) is socket.socket]
+        (accepted,) = [found for found in sockets if is_connected_to(found, ours)]
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+
+def is_connected_to(candidate: socket.socket, address: object) -> bool:
+    try:
+        return candidate.getpeername() == address
+    except OSError:
+        return False
 
 
 def test_more_requests_than_allowed_are_asked_to_come_again(

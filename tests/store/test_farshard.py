@@ -17,9 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptyzarr.errors import StorageError
-from ptyzarr.store import ScanStore, open_store
+from ptyzarr.store import RemoteFiles, ScanStore, open_store
 from ptyzarr.store.farshard import MAX_GAP, merge_runs
 from ptyzarr.store.rangecache import CachedShard, ShardCache
+from ptyzarr.store.shardindex import index_nbytes
 
 ALL = np.arange(150)
 
@@ -57,6 +58,27 @@ def test_runs_hold_every_chunk_and_little_else(pieces: list[tuple[int, int]]) ->
     assert (runs[1:, 0] >= runs[:-1, 1]).all()
     unwanted = (runs[:, 1] - runs[:, 0]).sum() - lengths.sum()
     assert unwanted <= MAX_GAP * (len(lengths) - len(runs))
+
+
+def test_indexes_of_several_shards_are_asked_for_at_once(
+    store: ScanStore,
+    folder_server: FolderServer,
+    open_cached: Callable[..., ScanStore],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    far = open_cached(cache=None)
+    far.rows  # noqa: B018 - reads the order of the frames first
+    together, read_range = threading.Barrier(3), RemoteFiles.read_range  # as many as shards
+
+    def meet(self: RemoteFiles, key: str, start: int, stop: int) -> memoryview:
+        if stop - start == index_nbytes(16):
+            together.wait(20)
+        return read_range(self, key, start, stop)
+
+    monkeypatch.setattr(RemoteFiles, "read_range", meet)
+    assert np.array_equal(far.amplitude(ALL), store.amplitude(ALL))
+    assert shard_requests(folder_server) == 6
+    far.close()
 
 
 def test_what_is_cached_is_not_asked_for_again(
@@ -130,6 +152,18 @@ def test_a_cache_that_cannot_be_made_is_no_reason_to_fail(
 ) -> None:
     (tmp_path / "file").touch()
     far = open_cached(cache=tmp_path / "file" / "cache")
+    assert np.array_equal(far.amplitude(ALL), store.amplitude(ALL))
+    far.close()
+
+
+def test_what_parts_are_cached_of_is_completed_by_a_server_without_ranges(
+    store: ScanStore, folder_server: FolderServer, open_cached: Callable[..., ScanStore]
+) -> None:
+    far = open_cached()
+    far.amplitude(ALL[:20])
+    far.close()
+    folder_server.gives_ranges = False
+    far = open_cached()
     assert np.array_equal(far.amplitude(ALL), store.amplitude(ALL))
     far.close()
 

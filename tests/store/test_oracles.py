@@ -89,11 +89,11 @@ def test_we_read_what_others_write(engine: Engine, values: str, tmp_path: Path) 
     with engine(tmp_path / "diffraction") as array:
         array[...] = frames
     keys = [shard_key(shard) for shard in range(LAYOUT.n_shards)]
-    sizes = {key: (tmp_path / key).stat().st_size for key in keys}
+    files = {key: {"size": (tmp_path / key).stat().st_size} for key in keys}
     functions = native_functions()
     if functions is None:
         pytest.skip("this installation exports no C functions")
-    reader = ShardReader(tmp_path, LAYOUT, sizes, functions)
+    reader = ShardReader(tmp_path, LAYOUT, files, functions)
     chunks = np.arange(LAYOUT.n_chunks)
     out = np.empty((len(chunks), LAYOUT.chunk_nbytes), np.uint8)
     reader.read_chunks(chunks, chunks, out)

@@ -167,6 +167,20 @@ def test_a_lasting_failure_is_one_clear_error(
     far.close()
 
 
+@pytest.mark.parametrize("left", [0, 100, -300, -1], ids=["empty", "cut", "no-index", "one-byte"])
+def test_a_shard_that_is_too_short_is_told_at_once(
+    store: ScanStore, folder_server: FolderServer, tmp_path: Path, left: int
+) -> None:
+    path = tmp_path / SHARD
+    path.write_bytes(path.read_bytes()[:left])
+    far = quick(folder_server)
+    with pytest.raises(DamagedStoreError, match=r"has \d+ bytes; expected \d+ bytes"):
+        far.amplitude(np.arange(150))
+    gets = [entry for entry in folder_server.requests(SHARD) if entry[0] == "GET"]
+    assert len(gets) == 1
+    far.close()
+
+
 def test_a_listed_array_that_is_not_there_is_never_zeros(
     store: ScanStore, folder_server: FolderServer, tmp_path: Path
 ) -> None:

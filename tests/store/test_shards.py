@@ -72,7 +72,7 @@ def native() -> Any:
 
 
 def open_reader(root: Path, layout: FrameFormat, sizes: dict[str, int]) -> ShardReader:
-    return ShardReader(root, layout, sizes, native())
+    return ShardReader(root, layout, {k: {"size": n} for k, n in sizes.items()}, native())
 
 
 def read(reader: Any, chunks: Any, extra_bytes: int = 0) -> np.ndarray:

@@ -60,7 +60,8 @@ class SinkContract:
         offsets = rng.integers(0, 50, (len(rows), C)) * N * N
         frames = pool.reshape(-1, N, N)[offsets // (N * N)]
         expected = SCALE * np.sqrt(frames.astype(np.float32))
-        return Piece(pool, offsets, np.asarray(rows), SCALE, True), expected
+        scales = np.full(len(rows), SCALE, np.float32)
+        return Piece(pool, offsets, np.asarray(rows), scales, True), expected
 
     @staticmethod
     def amplitude_piece(rows, seed=1):
@@ -68,7 +69,8 @@ class SinkContract:
         pool = rng.uniform(0, 9, 50 * N * N).astype(np.float32)
         offsets = rng.integers(0, 50, (len(rows), C)) * N * N
         expected = np.float32(2.5) * pool.reshape(-1, N, N)[offsets // (N * N)]
-        return Piece(pool, offsets, np.asarray(rows), np.float32(2.5), False), expected
+        scales = np.full(len(rows), 2.5, np.float32)
+        return Piece(pool, offsets, np.asarray(rows), scales, False), expected
 
     @staticmethod
     def fields(n_groups):

@@ -51,6 +51,20 @@ def test_several_scans_keep_their_own_coordinates_and_numbers():
     assert experiments.describe(np.array([70]))["coords_nn"].dtype == np.float64
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int32])
+def test_several_scans_have_the_coordinates_of_each_alone(dtype):
+    scans = [FakeScan(n, seed=n, position_dtype=dtype) for n in (60, 90, 75)]
+    together = Experiments(scans, PAIRS)
+    groups = np.random.default_rng(0).permutation(225)
+    fields = together.describe(groups)
+    for number, scan in enumerate(scans):
+        mine = fields["experiment_id"] == number
+        alone = Experiments([scan], PAIRS).describe(groups[mine] - [0, 60, 150][number])
+        for name in ("nn_indices", "coords_nn", "coords_offsets", "coords_relative", "scale"):
+            assert fields[name].dtype == alone[name].dtype
+            assert fields[name][mine].tobytes() == alone[name].tobytes()
+
+
 def test_scales_are_those_of_each_whole_selection():
     scans = [FakeScan(60, seed=1), FakeScan(90, seed=2)]
     expected = [

@@ -17,7 +17,6 @@ from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import BudgetError, ConfigError, DamagedStoreError
 from ptyzarr.grouping import group_coords, group_table, normalization_factor, object_patches
 from ptyzarr.streaming import Batch, GroupLoader
-from ptyzarr.streaming.loader import count_threads
 from ptyzarr.streaming.sampling import SAMPLERS
 
 from .fakes import FakeScan
@@ -561,7 +560,6 @@ def test_one_state_fits_all_ranks():
         pytest.param({"seed": 1}, "seed", id="seed"),
         pytest.param({"shuffle": "full"}, "shuffle", id="shuffle"),
         pytest.param({"batch_size": 8}, "batch_size", id="batch-size"),
-        pytest.param({"rank": 0, "world_size": 2}, "world_size", id="world-size"),
         pytest.param({"scans": FakeScan(seed=5)}, "stores", id="store"),
         pytest.param({"grouping": GroupingConfig(gridsize=2, seed=1)}, "grouping", id="grouping"),
     ],
@@ -607,20 +605,6 @@ def test_a_batch_may_be_larger_than_the_scan():
     assert len(batch.X) == 200
 
 
-@pytest.mark.parametrize(
-    ("local_ranks", "expected"),
-    [
-        pytest.param("2", 2, id="two"),
-        pytest.param("9", 1, id="many"),
-        pytest.param("", 4, id="none"),
-    ],
-)
-def test_threads_are_shared_among_local_ranks(local_ranks, expected, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", local_ranks)
-    assert count_threads() == expected
-
-
 def test_the_interpreter_exits_with_an_iterator_left_open(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -654,3 +638,41 @@ def test_many_threads_and_tiny_pools_never_deadlock():
             scans, n_threads=6, batch_size=4, memory=memory + extra * 1024, shuffle="full"
         )
         assert sum(len(batch.X) for batch in loader) == 600
+
+
+@pytest.mark.parametrize("strategy", ["nearest", "band", "quadrant"])
+def test_groups_of_every_strategy_arrive_once_and_as_the_eager_ones(strategy):
+    limits = {} if strategy == "nearest" else {"max_neighbor_distance": 12.0}
+    grouping = GroupingConfig(
+        strategy=strategy, gridsize=2, n_neighbors=12, n_subsample=3, x_bounds=(0.1, 1), **limits
+    )
+    scan = FakeScan()
+    wanted = eager(scan, grouping)
+    with make_loader(scan, grouping, shuffle=False) as loader:
+        batches = list(loader)
+        state = loader.state_dict()
+    for name in ("X", "nn_indices", "coords_nn", "coords_offsets", "coords_relative"):
+        np.testing.assert_array_equal(joined(batches, name), wanted[name], strict=True)
+    with make_loader(scan, grouping, shuffle="window") as loader:
+        shuffled = list(loader)
+    assert sorted(row_bytes(shuffled)) == sorted(row_bytes(batches))
+    other = dataclasses.replace(grouping, x_bounds=(0.2, 1))
+    with (
+        make_loader(scan, other, shuffle=False) as loader,
+        pytest.raises(ConfigError, match="another grouping"),
+    ):
+        loader.load_state_dict(json.loads(json.dumps(state)))
+
+
+def test_states_saved_before_there_were_strategies_still_fit():
+    with make_loader() as loader:
+        order = loader.state_dict()["order"]
+    assert order["grouping"] == {
+        "gridsize": 2,
+        "n_neighbors": 6,
+        "n_samples": None,
+        "seed": 0,
+        "sequential_sampling": False,
+        "enable_oversampling": False,
+        "neighbor_pool_size": None,
+    }

@@ -9,6 +9,7 @@ from ptyzarr.streaming.packing import (
     FramePacking,
     PackedFrames,
     choose_packing,
+    choose_packings,
     pack_frames,
     pack_planes,
     pack_word,
@@ -211,3 +212,18 @@ def test_values_written_one_by_one_are_those_of_the_frame(dtype):
 def nonzero_pixels_of(pixels, start):
     bits = pixels[start : start + WORD] != 0
     return np.uint64(int("".join("1" if bit else "0" for bit in bits[::-1]), 2))
+
+
+def test_scans_of_one_dtype_are_packed_alike_where_that_pays(monkeypatch):
+    monkeypatch.setattr(packing, "expands", lambda: True)
+    counts, floats = np.dtype(np.uint16), np.dtype(np.float32)
+    limits = [(30, 0), (20, 5), (30, 0), None]
+    packings = choose_packings([counts, counts, floats, counts], 256, limits)
+    assert packings[0] == packings[1] == choose_packing(counts, 256, (30, 5))
+    assert packings[2] == choose_packing(floats, 256, (30, 0))
+    assert packings[3] is None
+    # Together they would take more than half of their plain size.
+    many, wide = (150, 0), (20, 15)
+    apart = choose_packings([counts, counts], 256, [many, wide])
+    assert apart == [choose_packing(counts, 256, limit) for limit in (many, wide)]
+    assert None not in apart

@@ -66,7 +66,8 @@ class MemoryBatch:
             for part in np.array_split(rows, 2):
                 if len(part):
                     pool, counts = scan.pool, scan.is_counts
-                    self.pieces.append(Piece(pool, offsets[part], part, scan.scale, counts))
+                    scales = np.full(len(part), scan.scale, np.float32)
+                    self.pieces.append(Piece(pool, offsets[part], part, scales, counts))
             if len(rows):
                 self.patches.append(
                     PatchPiece(scan.object_guess, centers[rows], relative[rows], rows)

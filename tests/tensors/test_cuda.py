@@ -34,8 +34,8 @@ def stores(make_scan_store):
 
 
 def on_host(batch):
-    names = [field.name for field in dataclasses.fields(batch)]
-    return {name: getattr(batch, name).cpu() for name in names}
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: array.cpu() for name, array in fields.items() if array is not None}
 
 
 @pytest.mark.parametrize("channels", ["last", "first"])

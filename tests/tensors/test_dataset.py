@@ -1,13 +1,15 @@
+import dataclasses
 import itertools
 import json
 import pickle
+from functools import partial
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
-from ptyzarr.errors import ConfigError
+from ptyzarr.errors import ConfigError, DeviceError
 from ptyzarr.streaming import GroupLoader
 from ptyzarr.tensors import GroupDataset
 
@@ -182,6 +184,64 @@ def test_the_state_of_a_worker_is_refused_in_the_main_process(dataset, monkeypat
         dataset.load_state_dict(state)
 
 
+@pytest.mark.parametrize("n_delivered", [0, 2])
+def test_the_state_of_a_worker_is_refused_on_other_ranks(store, monkeypatch, n_delivered):
+    config = LoaderConfig(batch_size=4, rank=0, world_size=2)
+    dataset = GroupDataset(store, GROUPING, config)
+    for copy in copies_in_workers(dataset, monkeypatch, 1):
+        list(itertools.islice(iter(copy), n_delivered))
+        state = copy.state_dict()
+    assert "stop_batch" in state
+    be_worker(monkeypatch, 0, 1)
+    other = GroupDataset(store, GROUPING, LoaderConfig(batch_size=4))
+    with pytest.raises(ConfigError, match=r"2 ranks; expected 1; .*set_epoch\(0\)"):
+        other.load_state_dict(state)
+    other.close()
+
+
+def test_a_state_that_is_none_is_refused(dataset):
+    with pytest.raises(ConfigError, match="the state is None"):
+        dataset.load_state_dict(None)
+
+
+def be_rank(monkeypatch, rank, world_size):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: world_size)
+
+
+def test_workers_deliver_the_part_of_the_rank_that_made_them(store, monkeypatch):
+    config = LoaderConfig(batch_size=4, shuffle="full", seed=3)
+    delivered = []
+    for rank in range(3):
+        be_rank(monkeypatch, rank, 3)
+        pickled = pickle.dumps(GroupDataset(store, GROUPING, config))
+        monkeypatch.undo()
+        for number in range(2):
+            copy = pickle.loads(pickled)
+            be_worker(monkeypatch, number, 2)
+            delivered += rows([*copy])
+            copy.close()
+            monkeypatch.undo()
+    assert sorted(delivered) == sorted(epochs_of(store, 1)[0])
+
+
+def test_a_dataset_that_is_older_than_its_rank_delivers_its_part(store, monkeypatch):
+    dataset = GroupDataset(store, GROUPING, CONFIG)
+    assert len(dataset) == 5
+    be_rank(monkeypatch, 1, 2)
+    assert len(dataset) == 3
+    assert len(rows([*dataset])) == 20
+    dataset.close()
+
+
+def test_workers_refuse_groups_without_a_seed(store, monkeypatch):
+    dataset = GroupDataset(store, GroupingConfig(gridsize=2, n_neighbors=5, seed=None), CONFIG)
+    be_worker(monkeypatch, 1, 2)
+    with pytest.raises(ConfigError, match="None with 2 processes"):
+        len(dataset)
+
+
 def test_workers_divide_the_cores(store, monkeypatch):
     monkeypatch.setattr("ptyzarr.tensors.dataset.count_threads", lambda: 8)
     dataset = GroupDataset(store, GROUPING, CONFIG)
@@ -200,6 +260,17 @@ def test_a_worker_refuses_a_cuda_device(store, monkeypatch):
     assert caught.value.code == "config"
     with pytest.raises(ConfigError, match=r"'cuda' in a worker process"):
         GroupLoader(store, GROUPING, config)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_device_that_is_not_there_is_an_error_at_the_first_use(store, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = LoaderConfig(device=device)
+    dataset = GroupDataset(store, GROUPING, config)
+    for use in (partial(GroupLoader, store, GROUPING, config), partial(len, dataset)):
+        with pytest.raises(DeviceError, match=rf"'{device}'.*no CUDA device.*'cpu'") as caught:
+            use()
+        assert caught.value.code == "device"
 
 
 @pytest.mark.slow
@@ -227,3 +298,25 @@ def test_a_spawned_worker_refuses_a_cuda_device(store):
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context="spawn")
     with pytest.raises(ConfigError, match="in a worker process"):
         next(iter(loader))
+
+
+def test_a_dataset_of_selected_groups_delivers_them_alone(store):
+    numbers = [30, 2, 17, 9]
+    dataset = GroupDataset(store, GROUPING, CONFIG, groups=numbers)
+    with GroupLoader(store, GROUPING, CONFIG, groups=numbers) as loader:
+        want = torch.cat([batch.nn_indices for batch in loader]).tolist()
+    assert rows(pickle.loads(pickle.dumps(dataset))) == want
+    assert rows(dataset) == want
+    assert len(want) == 4
+    dataset.close()
+
+
+def test_items_have_details_where_they_are_asked_for(store):
+    found = []
+    for has_details in (False, True):
+        config = dataclasses.replace(CONFIG, details=has_details)
+        dataset = GroupDataset(store, GROUPING, config)
+        found.append(set(next(iter(dataset))))
+        dataset.close()
+    starts = {f"coords_start_{name}" for name in ("nn", "offsets", "relative")}
+    assert found[1] - found[0] == {"seed_indices", *starts}

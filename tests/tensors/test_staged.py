@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import itertools
+import threading
 import weakref
 
 import numpy as np
@@ -11,10 +12,10 @@ from hypothesis import strategies as st
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import DtypeError
-from ptyzarr.streaming import GroupLoader, NumpySink, SlotRing
+from ptyzarr.streaming import GroupLoader, GroupLookup, NumpySink, SlotRing
 from ptyzarr.tensors import CudaSink, TorchSink
 
-from .host_twin import POISON, HostTwin
+from .host_twin import POISON, HostTwin, TwinTransfer
 from .pieces import MemoryBatch, MemoryScan, assert_same_bits, make_shape
 
 SIZE, BATCH = 6, 5
@@ -257,10 +258,11 @@ def as_dict(batch):
     return {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
 
 
-def use_twin(monkeypatch):
+def use_twin(monkeypatch, module="loader"):
     device = HostTwin()
     monkeypatch.setattr(
-        "ptyzarr.streaming.loader.make_sink", lambda config, shape: CudaSink(config, shape, device)
+        f"ptyzarr.streaming.{module}.make_sink",
+        lambda config, shape: CudaSink(config, shape, device),
     )
     return device
 
@@ -270,6 +272,7 @@ def use_twin(monkeypatch):
 def test_a_loader_delivers_what_the_host_delivers(four_stores, monkeypatch, channels, n_threads):
     grouping = GroupingConfig(gridsize=2, n_neighbors=5)
     options = {"batch_size": 7, "channels": channels, "patches": True, "n_threads": n_threads}
+    options["details"] = channels == "first"
     with GroupLoader(four_stores, grouping, LoaderConfig(device="numpy", **options)) as loader:
         want = list(loader)
     device = use_twin(monkeypatch)
@@ -281,6 +284,61 @@ def test_a_loader_delivers_what_the_host_delivers(four_stores, monkeypatch, chan
                 assert_same_bits(as_dict(ours), as_dict(theirs))
             assert len(got) == len(want)
     assert len(device.slots) <= n_threads + 2 + 2
+
+
+def test_the_receiving_thread_neither_waits_nor_copies(four_stores, monkeypatch):
+    """What it does for a batch is to let its stream wait; the twin's own lateness apart."""
+    device = use_twin(monkeypatch)
+    calls, receiving = [], threading.local()
+    receive, wait = TwinTransfer.receive, TwinTransfer.wait_copied
+
+    def note(name, function):
+        def call(*arguments):
+            if not getattr(receiving, "is_on", False):
+                calls.append((threading.get_ident(), name))
+            return function(*arguments)
+
+        return call
+
+    def receive_apart(transfer):
+        receiving.is_on = True
+        try:
+            return receive(transfer)
+        finally:
+            receiving.is_on = False
+
+    grouping = GroupingConfig(gridsize=2, n_neighbors=5)
+    config = LoaderConfig(device="cuda", batch_size=7, patches=True, n_threads=2)
+    with GroupLoader(four_stores, grouping, config) as loader:
+        iterator = iter(loader)
+        next(iterator)
+        monkeypatch.setattr(TwinTransfer, "receive", receive_apart)
+        monkeypatch.setattr(TwinTransfer, "wait_copied", note("wait", wait))
+        for name in ("allocate", "upload", "submit", "synchronize"):
+            monkeypatch.setattr(device, name, note(name, getattr(device, name)))
+        n_batches = 1 + sum(1 for _ in iterator)
+        # Closing waits for what is under way.
+        in_the_loop = set(calls)
+    assert n_batches == len(loader)
+    assert {name for _, name in in_the_loop} >= {"wait", "submit"}
+    assert threading.get_ident() not in {thread for thread, _ in in_the_loop}
+
+
+def test_groups_by_number_are_what_the_host_delivers(four_stores, monkeypatch):
+    grouping = GroupingConfig(gridsize=2, n_neighbors=5)
+    options = {"batch_size": 7, "patches": True}
+    host = GroupLookup(four_stores, grouping, LoaderConfig(device="numpy", **options))
+    device = use_twin(monkeypatch, "lookup")
+    staged = GroupLookup(four_stores, grouping, LoaderConfig(device="cuda", **options))
+    rng = np.random.default_rng(3)
+    requests = [rng.integers(0, 160, size) for size in (7, 1, 3, 7, 7)]
+    kept = [staged.fetch(numbers) for numbers in requests]
+    for numbers, batch in zip(requests, kept, strict=True):
+        assert_same_bits(as_dict(batch), as_dict(host.fetch(numbers)))
+    assert len(device.slots) <= 3
+    staged.close()
+    assert_same_bits(as_dict(staged.fetch(requests[0])), as_dict(host.fetch(requests[0])))
+    staged.close()
 
 
 def test_closing_a_loader_early_leaves_nothing_under_way(four_stores, monkeypatch):
