@@ -691,6 +691,33 @@ def test_the_page_follows_the_colour_scheme(first: Browser) -> None:
     assert seen == {"dark": "rgb(20, 24, 28)", "light": "rgb(244, 245, 246)"}
 
 
+@pytest.mark.parametrize(
+    "width",
+    [pytest.param(1280, id="large"), pytest.param(800, id="small"), pytest.param(480, id="narrow")],
+)
+def test_nothing_is_cut_off(first: Browser, width: int) -> None:
+    first.choose("range", "percentiles")
+    first.point_at(first.find("frame-image"), 50, 50)
+    first.wait(lambda: first.text("frame-under"))
+    size = {"width": width, "height": 600, "deviceScaleFactor": 1, "mobile": False}
+    first.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    first.settle()
+    cut = first.run(
+        """
+        const inside = (element) => element.getBoundingClientRect().right;
+        return [...document.querySelectorAll(".panel")].flatMap((panel) =>
+            [...panel.querySelectorAll("button, select, input, output, img, canvas, p, h2")]
+            .filter((element) => !element.closest(".scroll, pre") && element.offsetParent
+                && !element.closest("details:not([open])")
+                && inside(element) > inside(panel) + 0.5).map((element) => element.id));
+        """
+    )
+    scrolled = first.run("return document.documentElement.scrollWidth - innerWidth")
+    first.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert cut == []
+    assert scrolled <= 0
+
+
 def test_the_strip_counts_what_was_fetched(first: Browser) -> None:
     first.wait(lambda: not first.text("traffic-total").startswith("0 B"))
     amount, unit = first.text("traffic-total").split()[:2]

@@ -26,7 +26,9 @@ export function showAbout(id, scan) {
 function describe(scan) {
   const { minimum, maximum, unit } = scan.extent;
   const span = (axis) => `${number(minimum[axis])} to ${number(maximum[axis])}`;
-  const ratio = scan.bytes_stored > 0 ? ` (${number(scan.bytes_logical / scan.bytes_stored)} times smaller)` : "";
+  const times = scan.bytes_logical / scan.bytes_stored;
+  // Of very small frames a store is larger than what it holds.
+  const ratio = times > 1.05 ? ` (${times.toFixed(1)} times smaller)` : "";
   return [
     ["Frames", `${count(scan.n_frames)} of ${scan.frame_size} × ${scan.frame_size} pixels`],
     ["Holds", `${scan.quantity} as ${scan.dtype}`],

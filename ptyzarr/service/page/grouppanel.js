@@ -6,6 +6,7 @@ import { Latest, Shown, pictureQuery } from "./pictures.js";
 
 const MOST_SHOWN = 64;
 const THUMBNAIL_PX = 128;
+const PATIENCE_MS = 300;
 const FIELDS = ["gridsize", "neighbors", "seed"];
 
 export class GroupPanel {
@@ -58,7 +59,7 @@ export class GroupPanel {
   }
 
   async #load(path, state, scan, signal) {
-    const found = await this.#service.json(path, { signal });
+    const found = await this.#ask(path, signal);
     const members = found.members[0] ?? [];
     this.#onMembers(members);
     byId("group-facts").textContent = describe(members, state.frame);
@@ -66,6 +67,18 @@ export class GroupPanel {
     const size = Math.min(THUMBNAIL_PX, scan.frame_size);
     const query = pictureQuery(state, size);
     await Promise.all(this.#thumbnails.map((thumbnail) => this.#fill(thumbnail, state.scan, query, signal)));
+  }
+
+  /** The first table of a large scan takes the service some seconds. */
+  async #ask(path, signal) {
+    const timer = setTimeout(() => {
+      byId("group-facts").textContent = "The service draws the groups ...";
+    }, PATIENCE_MS);
+    try {
+      return await this.#service.json(path, { signal });
+    } finally {
+      clearTimeout(timer);
+    }
   }
 
   /** One frame that cannot be read does not hide the others. */
