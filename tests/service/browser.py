@@ -21,6 +21,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 CHROMIUM, DRIVER = "chromium", "chromedriver"
+INSTALL = "Chromium and its driver are needed: apt-get install chromium chromium-driver"
 PATIENCE_S = 20.0
 
 
@@ -146,7 +147,9 @@ class Browser:
 
 @contextmanager
 def open_browser(profile: Path, width: int = 1280, height: int = 800) -> Iterator[Browser]:
-    """Yield a browser with a profile of its own."""
+    """Yield a browser with a profile of its own; `FileNotFoundError` if there is no Chromium."""
+    if not is_installed():
+        raise FileNotFoundError(INSTALL)
     options = Options()
     options.binary_location = str(shutil.which(CHROMIUM))
     for flag in (

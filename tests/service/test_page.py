@@ -13,7 +13,7 @@ import pytest
 import synthetic
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
-from service.browser import Browser, is_installed, open_browser
+from service.browser import INSTALL, Browser, is_installed, open_browser
 from service.webclient import Client
 
 from ptyzarr.config import GroupingConfig, ServiceConfig
@@ -25,7 +25,7 @@ from ptyzarr.store import ScanStore, open_store
 # Where tests must not be skipped, the set-up has to bring the browser.
 pytestmark = pytest.mark.skipif(
     not is_installed() and "CI" not in os.environ,
-    reason="needs Chromium and its driver: apt-get install chromium chromium-driver",
+    reason=INSTALL,
 )
 
 TIMES = "\N{MULTIPLICATION SIGN}"
