@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import synthetic
 from selenium.webdriver.common.keys import Keys
 from service.browser import Browser
 from service.pageuse import (
@@ -21,6 +22,7 @@ from service.pageuse import (
 from service.webclient import Client
 
 from ptyzarr.config import ServiceConfig
+from ptyzarr.ingestion import ingest
 from ptyzarr.service import BackgroundService, serve_background
 from ptyzarr.store import ScanStore
 
@@ -131,6 +133,27 @@ def test_probe_and_object_are_amplitude_and_phase(
     assert first.text("large-title") == "Probe phase"
     first.keys(Keys.ESCAPE)
     first.wait(lambda: not first.find("large").is_displayed())
+
+
+def test_modes_of_the_probe_are_shown_one_by_one(tab: Browser, tmp_path: Path) -> None:
+    one = synthetic.make_arrays(9, 16)["probeGuess"]
+    modes = np.stack([one, one[::-1] * np.linspace(0, 1, 16, dtype=np.float32)])
+    source = synthetic.make_npz(tmp_path / "modes.npz", 9, 16, probeGuess=modes)
+    (tmp_path / "served").mkdir()
+    ingest(source, tmp_path / "served" / "modes.zarr").close()
+    with serve_background(tmp_path / "served", ServiceConfig(port=0, no_key=True)) as running:
+        tab.open(running.url, "scan=modes&frame=0")
+        wait_for(tab, 0)
+        tab.wait(lambda: tab.find("probe-amplitude").get_attribute("data-shows"))
+        before = tab.pixels("probe-amplitude")
+        tab.type("mode", "1")
+        tab.wait(
+            lambda: "mode=1" in (tab.find("probe-amplitude").get_attribute("data-shows") or "")
+        )
+        assert not np.array_equal(tab.pixels("probe-amplitude"), before)
+        assert tab.hash()["mode"] == "1"
+        tab.type("mode", "2")
+        tab.wait(lambda: "Modes are 0 to 1." in tab.text("guesses"))
 
 
 def test_a_scan_without_an_object_says_so(catalogue: Browser) -> None:
