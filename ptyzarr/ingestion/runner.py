@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
+    ConfigError,
     DamagedStoreError,
     InterruptedIngestError,
     PtyzarrError,
@@ -40,6 +41,7 @@ from ptyzarr.store import (
     ScanStore,
     StoreWriter,
     check_digests,
+    is_url,
     member_to_json,
     open_store,
     source_identity,
@@ -84,7 +86,17 @@ def build_store(
         As for `ingest`.
     what
         What is being done, for messages.
+
+    Raises
+    ------
+    ConfigError
+        If the destination is a URL.
     """
+    if is_url(destination):
+        raise ConfigError(
+            f"{os.fspath(destination)} is a URL; expected a folder; 'ptyzarr ingest' alone writes "
+            "to buckets"
+        )
     # Workers of a cluster have working directories of their own.
     target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)

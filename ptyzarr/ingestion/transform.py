@@ -41,7 +41,7 @@ from ptyzarr.sources import (
     published_members,
     read_bad_pixels,
 )
-from ptyzarr.store import EXTRA, ROOT_KEY, ScanStore, array_digest, open_store
+from ptyzarr.store import EXTRA, ROOT_KEY, ScanStore, array_digest, is_url, open_store
 
 STORE_FORMAT = "store"
 _BYTES_PER_FRAME = 80  # rows, positions and their like that the origin keeps
@@ -133,6 +133,8 @@ def repeat_transform(
 
 
 def _check_places(path: str, destination: str) -> None:
+    if is_url(path):
+        raise ConfigError(f"{path} is a URL; expected a folder; copy it with 'ptyzarr stage' first")
     if "://" in destination:
         raise ConfigError(f"{destination} is a URL; expected a folder; stores are written to disks")
     source, target = os.path.realpath(path), os.path.realpath(destination)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, TypeVar
@@ -57,7 +59,7 @@ class Workers:
             return kept
         task = self._running.get(key)
         if task is None:
-            task = asyncio.ensure_future(self._in_thread(self._long, call, *arguments))
+            task = asyncio.ensure_future(self._aside(call, *arguments))
             self._running[key] = task
             task.add_done_callback(functools.partial(self._finish, key))
         return await self._within(asyncio.shield(task))
@@ -68,6 +70,24 @@ class Workers:
         return await anyio.to_thread.run_sync(
             functools.partial(call, *arguments), abandon_on_cancel=True, limiter=limiter
         )
+
+    async def _aside(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Return the result of work for which the end of the process does not wait."""
+        done: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                result = call(*arguments)
+            except Exception as error:  # noqa: BLE001 - it is raised where the result is waited for
+                done.set_exception(error)
+            else:
+                done.set_result(result)
+
+        async with self._long:
+            # From here on it cannot be cancelled, only left alone.
+            done.set_running_or_notify_cancel()
+            threading.Thread(target=run, name="ptyzarr-work", daemon=True).start()
+            return await asyncio.wrap_future(done)
 
     async def _within(self, work: Awaitable[T]) -> T:
         try:

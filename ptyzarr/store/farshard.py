@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: Unwanted bytes that cost less than another request; see docs/decisions/0011-remote.md.
 MAX_GAP: Final = 32 * 1024
+#: With a cache, what lies in the same part of a shard is fetched along: it is wanted soon.
+BLOCK_NBYTES: Final = 128 * 1024
+_ROUNDS: Final = 3  # of waiting for others whose request failed
 _MAX_RUN: Final = 4 * 1024**2  # longer ones are fetched in parts, at once
 
 Fetch = Callable[[str, NDArray[np.int64]], list[memoryview]]
@@ -69,6 +72,8 @@ class FarShard:
         self._cached: CachedShard | None = None
         self._index: NDArray[np.int64] | None = None
         self._loading = threading.Lock()
+        self._claiming = threading.Lock()
+        self._claimed: dict[int, threading.Event] = {}
         self._holders = 1
         self._holding = threading.Lock()
 
@@ -124,7 +129,7 @@ class FarShard:
             Number in the shard, offset and length of each chunk; offsets ascend.
         """
         cached = self._cached
-        if cached is not None and self._complete(cached, inner, offsets, lengths):
+        if cached is not None and self._complete(cached, inner):
             yield cached.fd, offsets
             return
         runs, run_of = merge_runs(offsets, lengths)
@@ -181,33 +186,61 @@ class FarShard:
                 return parse_index(raw, self.path, self._size, self._n_chunks, self._tail)
         return None
 
-    def _complete(
-        self,
-        cached: CachedShard,
-        inner: NDArray[np.int64],
-        offsets: NDArray[np.int64],
-        lengths: NDArray[np.int64],
-    ) -> bool:
+    def _complete(self, cached: CachedShard, inner: NDArray[np.int64]) -> bool:
         """Fetch the chunks that the cache lacks into it; return whether it took them."""
+        index = self.index()
         try:
-            missing = ~cached.has(inner)
-            if not missing.any():
-                cached.touch()
-                return True
-            if self._cache is None:
-                return False
-            runs, _ = merge_runs(offsets[missing], lengths[missing])
-            bodies = self._fetch(self.key, runs)
-            self._make_room(int((runs[:, 1] - runs[:, 0]).sum()))
-            for (start, _), body in zip(runs.tolist(), bodies, strict=True):
-                cached.write(start, body)
-            cached.mark(chunks_within(self.index(), runs))
+            for _ in range(_ROUNDS):
+                missing = inner[~cached.has(inner)]
+                if not missing.size:
+                    cached.touch()
+                    return True
+                if self._cache is None:
+                    return False
+                blocks = np.unique(index[missing, 0] // BLOCK_NBYTES).tolist()
+                with self._claim(blocks) as (ours, others):
+                    self._fill_blocks(cached, index, ours)
+                for other in others:
+                    other.wait()
         except PtyzarrError:  # some of them are an OSError too
             raise
         except OSError as error:
             self._do_without(error)
-            return False
-        return True
+        return False
+
+    @contextlib.contextmanager
+    def _claim(self, blocks: list[int]) -> Iterator[tuple[list[int], list[threading.Event]]]:
+        """Give the blocks that nobody else is fetching, and events of when the others are there."""
+        with self._claiming:
+            others = [self._claimed[block] for block in blocks if block in self._claimed]
+            ours = [block for block in blocks if block not in self._claimed]
+            is_done = threading.Event()
+            self._claimed.update(dict.fromkeys(ours, is_done))
+        try:
+            yield ours, others
+        finally:
+            with self._claiming:
+                for block in ours:
+                    del self._claimed[block]
+            is_done.set()
+
+    def _fill_blocks(
+        self, cached: CachedShard, index: NDArray[np.int64], blocks: list[int]
+    ) -> None:
+        """Fetch what the cache lacks of some blocks, a few MiB at a time."""
+        is_wanted = np.isin(index[:, 0] // BLOCK_NBYTES, blocks) & (index[:, 0] >= 0)
+        chunks = np.flatnonzero(is_wanted)
+        chunks = chunks[~cached.has(chunks)]
+        chunks = chunks[np.argsort(index[chunks, 0], kind="stable")]
+        runs, _ = merge_runs(index[chunks, 0], index[chunks, 1])
+        ends = np.cumsum(runs[:, 1] - runs[:, 0])
+        for part in np.split(runs, np.flatnonzero(np.diff(ends // _MAX_RUN)) + 1):
+            if part.size:
+                bodies = self._fetch(self.key, part)
+                self._make_room(int((part[:, 1] - part[:, 0]).sum()))
+                for (start, _), body in zip(part.tolist(), bodies, strict=True):
+                    cached.write(start, body)
+                cached.mark(chunks_within(index, part))
 
     def _make_room(self, nbytes: int) -> None:
         if self._cache is not None and self._cache.make_room(nbytes):

@@ -286,14 +286,15 @@ class RemoteFolder:
     def _give_up_or_wait(self, what: str, error: Exception, failures: int) -> None:
         """Raise what a failed request means, or pause before the next one."""
         known = self._obstore.exceptions
-        if isinstance(error, (known.UnauthenticatedError, known.PermissionDeniedError)):
-            raise self._refusal(what, error) from error
+        status = _status(error)
+        refusals = (known.UnauthenticatedError, known.PermissionDeniedError)
+        if isinstance(error, refusals) or status in (401, 403):
+            raise self._refusal(what, status or 403) from error
         if isinstance(error, known.NotSupportedError):
             raise NoRangesError(
                 f"{what}: the server ignores ranges; expected parts of files; stage the store first"
             ) from error
         reason = describe_failure(error, self.access.timeout_s)
-        status = _status(error)
         if status is not None and status < 500 and status not in _WORTH_ANOTHER_TRY:
             raise StorageError(f"{what}: {reason}; expected the file; check the URL") from error
         if failures >= self.access.attempts:
@@ -305,8 +306,7 @@ class RemoteFolder:
         longest = min(first * 2 ** (failures - 1), _LONGEST_PAUSE_S)
         time.sleep(random.uniform(longest / 2, longest))
 
-    def _refusal(self, what: str, error: Exception) -> PtyzarrError:
-        status = _status(error) or 403
+    def _refusal(self, what: str, status: int) -> PtyzarrError:
         if self.is_s3:
             hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may read"
         elif self.access.key is None:

@@ -22,7 +22,8 @@ SLOT_NBYTES: Final = 56
 CHUNK_NBYTES: Final = 14
 # Batches with the receiver: the one it works on, and the last, which it still refers to.
 RECEIVED_BATCHES: Final = 2
-# Where the budget allows, half of it goes to batches at most and a sixteenth to planning.
+# Where budget and buffer allow, half of each goes to batches at most; a sixteenth of the budget to
+# planning.
 _BATCH_SHARE: Final = 2
 _PLANNING_SHARE: Final = 16
 _WAITING_SHARE: Final = 4
@@ -60,6 +61,8 @@ class Demand:
     started_nbytes
         What making the loader has added to the process so far, tables and compiled code
         included; None where it is not known.
+    buffer_nbytes
+        The most that the pool and the batches in flight may be; None is what the budget leaves.
     """
 
     tables_nbytes: int
@@ -74,6 +77,7 @@ class Demand:
     thread_nbytes: int
     n_waiting: int = 0
     started_nbytes: int | None = None
+    buffer_nbytes: int | None = None
 
     @property
     def fixed_nbytes(self) -> int:
@@ -113,14 +117,16 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
 
     ``nbytes = fixed + (max_kept + 2) * batch + block * frames * 96 + n_slots * slot``, with
     ``fixed`` for compiled code, threads, tables and chunk maps. The pool gets what is left, at
-    most a slot for every chunk and at least one for every frame of a group.
+    most a slot for every chunk and at least one for every frame of a group. Where the demand limits
+    the buffer, ``max_kept * batch + n_slots * slot`` is within that limit too.
 
     Raises
     ------
     BudgetError
-        If the budget is below the minimum, which the message states; or if a first run, which
-        compiles, has taken so much of it that the rest does not do.
+        If the budget or the buffer is below the minimum, which the message states; or if a first
+        run, which compiles, has taken so much of the budget that the rest does not do.
     """
+    _check_buffer(demand)
     smallest = _smallest(demand)
     if budget < smallest:
         raise BudgetError(
@@ -136,9 +142,7 @@ def plan_memory(budget: int, demand: Demand) -> MemoryPlan:
             "first run on a machine compiles code and keeps it: try again, or raise memory"
         )
     free = budget - demand.fixed_nbytes
-    most = demand.n_threads + 2
-    while most > 1 and (most + RECEIVED_BATCHES) * demand.batch_nbytes > free // _BATCH_SHARE:
-        most -= 1
+    most = _most_kept(demand, free)
     # Fewer batches are kept ahead where the pool then holds everything: nothing is decoded twice.
     fewest = min(most, demand.n_threads)
     plans = [_divide(budget, demand, kept) for kept in range(most, fewest - 1, -1)]
@@ -154,6 +158,16 @@ def count_waiting(budget: int, demand: Demand, wanted: int) -> int:
     return min(wanted, spare // (_WAITING_SHARE * (THREAD_NBYTES + demand.thread_nbytes)))
 
 
+def _most_kept(demand: Demand, free: int) -> int:
+    """Return how many batches are kept ahead where there is memory for a pool beside them."""
+    most = free // _BATCH_SHARE // demand.batch_nbytes - RECEIVED_BATCHES
+    if demand.buffer_nbytes is not None:
+        group_nbytes = min(demand.group_size, demand.n_chunks) * demand.slot_nbytes
+        left = min(demand.buffer_nbytes // _BATCH_SHARE, demand.buffer_nbytes - group_nbytes)
+        most = min(most, left // demand.batch_nbytes)
+    return max(1, min(most, demand.n_threads + 2))
+
+
 def _divide(budget: int, demand: Demand, max_kept: int) -> MemoryPlan:
     """Return the division with a number of batches kept ahead."""
     free = budget - demand.fixed_nbytes
@@ -163,11 +177,27 @@ def _divide(budget: int, demand: Demand, max_kept: int) -> MemoryPlan:
     block_batches = min(max(1, share // block_nbytes), demand.n_batches)
     left = budget - _total(demand, n_slots=0, max_kept=max_kept, block_batches=block_batches)
     n_slots = min(left // (demand.slot_nbytes + SLOT_NBYTES), demand.n_chunks)
+    if demand.buffer_nbytes is not None:
+        pool_nbytes = demand.buffer_nbytes - max_kept * demand.batch_nbytes
+        n_slots = min(n_slots, pool_nbytes // demand.slot_nbytes)
     n_slots = max(n_slots, min(demand.group_size, demand.n_chunks))
     nbytes = _total(demand, n_slots=n_slots, max_kept=max_kept, block_batches=block_batches)
     return MemoryPlan(
         n_slots=n_slots, max_kept=max_kept, block_batches=block_batches, nbytes=nbytes
     )
+
+
+def _check_buffer(demand: Demand) -> None:
+    """Refuse a buffer that cannot hold one batch and the frames of one group."""
+    if demand.buffer_nbytes is None:
+        return
+    least = demand.batch_nbytes + min(demand.group_size, demand.n_chunks) * demand.slot_nbytes
+    if demand.buffer_nbytes < least:
+        raise BudgetError(
+            f"buffer is {format_size(demand.buffer_nbytes)} ({demand.buffer_nbytes} bytes); "
+            f"expected at least {format_size(least)} ({least} bytes) for one batch and one group; "
+            "raise buffer or lower batch_size"
+        )
 
 
 def _smallest(demand: Demand) -> int:

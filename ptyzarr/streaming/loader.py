@@ -121,7 +121,7 @@ class GroupLoader:
         If the stores do not fit together, there are too few groups, or groups without a seed are
         wanted on several ranks.
     BudgetError
-        If ``config.memory`` is below the minimum, which the message states.
+        If ``config.memory`` or ``config.buffer`` is below the minimum, which the message states.
     DeviceError
         If the device or the package that drives it is not available.
     GroupingError
@@ -373,6 +373,7 @@ class GroupLoader:
             n_waiting=self._n_waiting,
             thread_nbytes=experiments.decoder.thread_nbytes(experiments.group_size),
             started_nbytes=after[0] - before[0] if before and after else None,
+            buffer_nbytes=self._config.buffer_bytes,
         )
 
 

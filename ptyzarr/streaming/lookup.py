@@ -251,4 +251,5 @@ class GroupLookup:
             n_threads=1,
             thread_nbytes=experiments.decoder.thread_nbytes(experiments.group_size),
             started_nbytes=started_nbytes,
+            buffer_nbytes=self._config.buffer_bytes,
         )

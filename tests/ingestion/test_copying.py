@@ -30,7 +30,7 @@ def store(make_scan_store: Callable[..., ScanStore], set_sizes: Callable[..., No
 @pytest.fixture
 def url(store: ScanStore, folder_server: FolderServer, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PTYZARR_ATTEMPTS", "2")
-    monkeypatch.setenv("PTYZARR_TIMEOUT_S", "2")
+    monkeypatch.setenv("PTYZARR_TIMEOUT_S", "30")
     return f"{folder_server.url}/scan.zarr"
 
 

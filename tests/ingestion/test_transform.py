@@ -526,7 +526,7 @@ def test_the_origin_is_never_written_to(make_scan_store, tmp_path, monkeypatch, 
     ("path", "error"),
     [
         pytest.param("no.zarr", ScanNotFoundError, id="missing"),
-        pytest.param("https://example.org/scan.zarr", ScanNotFoundError, id="URL"),
+        pytest.param("https://example.org/scan.zarr", ConfigError, id="URL"),
     ],
 )
 def test_a_store_that_is_not_there_is_refused(tmp_path, path, error):

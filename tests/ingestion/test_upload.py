@@ -12,7 +12,7 @@ import pytest
 import zarr
 from zarr.storage import ObjectStore
 
-from ptyzarr.config import IngestConfig
+from ptyzarr.config import IngestConfig, TransformConfig
 from ptyzarr.errors import (
     ConfigError,
     DamagedStoreError,
@@ -22,7 +22,7 @@ from ptyzarr.errors import (
     StorageError,
     VerificationError,
 )
-from ptyzarr.ingestion import ingest, plan_parts, repair, verify
+from ptyzarr.ingestion import ingest, plan_parts, repair, transform, verify
 from ptyzarr.ingestion.upload import CLAIM_KEY
 from ptyzarr.store import RemoteFolder, open_store, open_stores, remote_access
 
@@ -316,6 +316,10 @@ def test_what_is_left_unfinished_in_the_bucket_says_whose_it_is(
     [
         pytest.param(lambda source, url: ingest(source, "http://host/scan.zarr"), id="http"),
         pytest.param(plan_parts, id="plan"),
+        pytest.param(
+            lambda source, url: transform(url, "scan.zarr", TransformConfig(flip_x=True)),
+            id="transform",
+        ),
         pytest.param(lambda source, url: repair(url, source), id="repair"),
         pytest.param(
             lambda source, url: ingest(source, "scan.zarr", IngestConfig(staging="x")),

@@ -83,6 +83,30 @@ def test_an_error_is_everyones_and_not_kept(calls: list[int]) -> None:
     assert len(calls) == 2
 
 
+def test_the_end_of_the_process_does_not_wait_for_long_work() -> None:
+    threads: list[threading.Thread] = []
+    may_end, has_ended = threading.Event(), threading.Event()
+
+    def work() -> NDArray[np.uint8]:
+        threads.append(threading.current_thread())
+        assert may_end.wait(20)
+        has_ended.set()
+        return np.zeros(1, np.uint8)
+
+    async def ask() -> None:
+        workers = Workers(ServiceConfig(timeout_s=0.05))
+        with pytest.raises(Refusal):
+            await workers.shared("a", work)
+
+    asyncio.run(ask())  # returns although the work goes on
+    (thread,) = threads
+    assert thread.daemon
+    assert not has_ended.is_set()
+    may_end.set()
+    thread.join(20)  # and to end after the loop has ended is no error
+    assert has_ended.is_set()
+
+
 @pytest.mark.parametrize("kind", ["file", "short"])
 def test_work_that_takes_too_long_is_refused(kind: str) -> None:
     may_end = threading.Event()

@@ -16,7 +16,7 @@ from farstores import FolderServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptyzarr.errors import StorageError
+from ptyzarr.errors import PtyzarrError, StorageError
 from ptyzarr.store import RemoteFiles, ScanStore, open_store
 from ptyzarr.store.farshard import MAX_GAP, merge_runs
 from ptyzarr.store.rangecache import CachedShard, ShardCache
@@ -103,6 +103,48 @@ def test_a_partly_cached_shard_fetches_what_is_missing_only(
     assert np.array_equal(far.amplitude(ALL), store.amplitude(ALL))
     again = folder_server.n_sent - sent - far.bytes_stored
     assert again < 0
+    far.close()
+
+
+def read_in_threads(far: ScanStore, n_threads: int) -> list[Any]:
+    """Return what each of several threads gets of the same frames: an array or an error."""
+    barrier = threading.Barrier(n_threads)
+
+    def read(_: int) -> Any:
+        barrier.wait()
+        try:
+            return far.amplitude(far.frame_index[:8])
+        except PtyzarrError as error:
+            return error
+
+    far.rows  # noqa: B018 - reads the order of the frames first
+    with ThreadPoolExecutor(n_threads) as pool:
+        return list(pool.map(read, range(n_threads)))
+
+
+def test_what_several_threads_want_is_fetched_once(
+    store: ScanStore, folder_server: FolderServer, open_cached: Callable[..., ScanStore]
+) -> None:
+    folder_server.latency_s = 0.05
+    far = open_cached()
+    for found in read_in_threads(far, 6):
+        assert np.array_equal(found, store.amplitude(store.frame_index[:8]))
+    assert shard_requests(folder_server) == 2  # the index and one part
+    far.close()
+
+
+def test_who_waits_for_a_request_that_fails_asks_again(
+    store: ScanStore, folder_server: FolderServer, open_cached: Callable[..., ScanStore]
+) -> None:
+    folder_server.latency_s = 0.05
+    folder_server.faults["scan.zarr/diffraction/c/0/0/0"].extend([None, 500])
+    far = open_cached(attempts=1)
+    results = read_in_threads(far, 3)
+    errors = [found for found in results if isinstance(found, PtyzarrError)]
+    assert [str(error).count("answered 500") for error in errors] == [1]
+    for found in results:
+        if found is not errors[0]:
+            assert np.array_equal(found, store.amplitude(store.frame_index[:8]))
     far.close()
 
 

@@ -21,7 +21,7 @@ SIZE = 3_000_000
 def folder(folder_server: FolderServer, tmp_path: Path) -> RemoteFolder:
     body = np.random.default_rng(0).bytes(SIZE)
     (tmp_path / "big").write_bytes(body)
-    return RemoteFolder(folder_server.url, RemoteAccess(attempts=2, timeout_s=5))
+    return RemoteFolder(folder_server.url, RemoteAccess(attempts=2, timeout_s=30))
 
 
 def digest(folder: RemoteFolder) -> str:

@@ -39,7 +39,7 @@ def temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def quick(server: FolderServer, **options: Any) -> ScanStore:
-    return open_store(f"{server.url}/scan.zarr", **{"timeout_s": 0.3, "attempts": 3, **options})
+    return open_store(f"{server.url}/scan.zarr", **{"timeout_s": 30, "attempts": 3, **options})
 
 
 def test_everything_read_over_http_equals_the_folder(
@@ -130,7 +130,8 @@ def test_a_passing_failure_changes_nothing(
     store: ScanStore, folder_server: FolderServer, fault: Any, key: str
 ) -> None:
     folder_server.faults[f"scan.zarr/{key}"].extend([fault, fault])
-    far = quick(folder_server)
+    # On a busy machine right answers are late, too, and tried again.
+    far = quick(folder_server, **({"timeout_s": 1, "attempts": 6} if fault == "stall" else {}))
     assert np.array_equal(far.positions, store.positions)
     assert np.array_equal(far.amplitude(np.arange(150)), store.amplitude(np.arange(150)))
     assert not folder_server.faults[f"scan.zarr/{key}"]
@@ -141,7 +142,7 @@ def test_a_passing_failure_changes_nothing(
     ("fault", "error", "message"),
     [
         pytest.param(500, StorageError, r"answered 500.*attempt 3 of 3", id="500"),
-        pytest.param("stall", StorageError, r"no byte came for 0.3 s.*attempt 3 of 3", id="stall"),
+        pytest.param("stall", StorageError, r"no byte came for 1 s.*attempt 3 of 3", id="stall"),
         pytest.param("cut", StorageError, r"cut.*attempt 3 of 3", id="cut"),
         pytest.param("close", StorageError, r"closed.*attempt 3 of 3", id="closed"),
         pytest.param("wrong range", StorageError, r"attempt 3 of 3", id="wrong-range"),
@@ -159,7 +160,7 @@ def test_a_lasting_failure_is_one_clear_error(
     message: str,
 ) -> None:
     folder_server.always[SHARD] = fault
-    far = quick(folder_server)
+    far = quick(folder_server, timeout_s=1 if fault == "stall" else 30)
     with pytest.raises(error, match=message) as caught:
         far.amplitude(np.arange(150))
     assert folder_server.url in str(caught.value)

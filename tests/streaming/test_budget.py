@@ -53,6 +53,47 @@ def test_the_stated_minimum_is_enough_and_no_less():
         plan_memory(minimum - 1, DEMAND)
 
 
+@given(
+    buffer=st.integers(1, 400 * MIB),
+    slot_nbytes=st.integers(1, 4 * MIB),
+    batch_nbytes=st.integers(1, 64 * MIB),
+    n_chunks=st.integers(1, 10**4),
+    n_threads=st.integers(1, 16),
+)
+def test_pool_and_batches_keep_to_the_buffer(
+    buffer, slot_nbytes, batch_nbytes, n_chunks, n_threads
+):
+    demand = dataclasses.replace(
+        DEMAND,
+        buffer_nbytes=buffer,
+        slot_nbytes=slot_nbytes,
+        batch_nbytes=batch_nbytes,
+        n_chunks=n_chunks,
+        n_threads=n_threads,
+    )
+    least = batch_nbytes + min(DEMAND.group_size, n_chunks) * slot_nbytes
+    if buffer < least:
+        with pytest.raises(BudgetError, match=f"buffer .* at least .*{least} bytes"):
+            plan_memory(10**12, demand)
+        return
+    plan = plan_memory(10**12, demand)
+    assert plan.n_slots * slot_nbytes + plan.max_kept * batch_nbytes <= buffer
+    assert min(DEMAND.group_size, n_chunks) <= plan.n_slots <= n_chunks
+
+
+def test_a_buffer_is_used_up():
+    demand = dataclasses.replace(DEMAND, buffer_nbytes=200 * MIB)
+    plan = plan_memory(4000 * MIB, demand)
+    unused = 200 * MIB - plan.n_slots * DEMAND.slot_nbytes - plan.max_kept * DEMAND.batch_nbytes
+    assert plan.max_kept == 4
+    assert 0 <= unused < DEMAND.slot_nbytes
+
+
+def test_a_buffer_that_is_larger_than_what_is_left_changes_nothing():
+    demand = dataclasses.replace(DEMAND, buffer_nbytes=4000 * MIB)
+    assert plan_memory(500 * MIB, demand) == plan_memory(500 * MIB, DEMAND)
+
+
 def test_a_large_budget_holds_every_chunk_and_takes_no_more():
     plan = plan_memory(4000 * MIB, DEMAND)
     assert plan.n_slots == DEMAND.n_chunks

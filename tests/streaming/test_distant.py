@@ -73,7 +73,7 @@ def test_failures_on_the_way_change_no_batch(store: ScanStore, folder_server: Fo
     for shard in range(7):
         key = f"scan.zarr/diffraction/c/{shard}/0/0"
         folder_server.faults[key].extend([503, None, "cut", "close"])
-    far = open_store(f"{folder_server.url}/scan.zarr", timeout_s=5)
+    far = open_store(f"{folder_server.url}/scan.zarr", timeout_s=30)
     assert_equal_epochs(far, store, shuffle="full")
     far.close()
 

@@ -151,6 +151,33 @@ def test_the_least_memory_serves_batches_in_parts():
     assert caught.value.code == "budget"
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_small_buffer_decodes_again_and_gives_the_same_batches(policy):
+    scan = FakeScan(chunk_frames=1)
+    # Ten of the 200 frames, beside one batch.
+    limit = 10 * scan.chunks.chunk_nbytes + 16 * 4 * 8 * 8 * 4
+    loader, ample = make_loader(scan, shuffle=policy, buffer=limit), make_loader(shuffle=policy)
+    for _ in range(2):
+        assert row_bytes(loader) == row_bytes(ample)
+        assert loader.stats.chunks_decoded > loader.stats.distinct_chunks
+        assert 0.9 * limit < loader.stats.peak_buffer_bytes <= limit
+    assert ample.stats.peak_buffer_bytes > 2 * limit
+    assert ample.stats.chunks_decoded == 0
+
+
+@pytest.mark.parametrize(
+    ("buffer", "error"),
+    [
+        pytest.param("1KiB", BudgetError, id="too small"),
+        pytest.param("some", ConfigError, id="no size"),
+        pytest.param(0, ConfigError, id="nothing"),
+    ],
+)
+def test_a_buffer_that_cannot_be_is_refused(buffer, error):
+    with pytest.raises(error, match=r"buffer is 1\.0 KiB|memory size"):
+        make_loader(buffer=buffer)
+
+
 def test_what_the_start_did_not_take_goes_to_the_pool(monkeypatch):
     scan = FakeScan(chunk_frames=1)
     memory, expected = minimum_memory(scan), row_bytes(make_loader())
