@@ -27,6 +27,8 @@ PICTURES = {
     "epoch-medium-last.png": "epoch.png",
     "timeline.png": "memory.png",
     "disk-medium.png": "disk.png",
+    "example/object.png": "example-star.png",
+    "example/loss.png": "example-loss.png",
     "amplification.png": "amplification.png",
 }
 _BLOCK = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->", re.DOTALL)
@@ -179,6 +181,12 @@ def memory_block(results: Results) -> str:
     return f"Frames of {format_size(document['size_bytes'])} as float32.\n\n{table}"
 
 
+def example_block(results: Results) -> str:
+    """Return the figures of the training run in ``examples/``."""
+    rows = [[name, value] for name, value in read(results, "example/report").items()]
+    return format_markdown_table(("figure", "value"), rows)
+
+
 def hows(results: Results) -> str:
     """Return one line for each contender on how it works."""
     report = epoch_report(results, "last", "drops")
@@ -222,6 +230,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "disk": table_block("disk-medium"),
     "timeline": table_block("timeline"),
     "device": table_block("device"),
+    "example": example_block,
 }
 
 
