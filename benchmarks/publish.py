@@ -33,6 +33,8 @@ PICTURES = {
     "epoch-medium-last.png": "epoch.png",
     "timeline.png": "memory.png",
     "disk-medium.png": "disk.png",
+    "example/object.png": "example-star.png",
+    "example/loss.png": "example-loss.png",
     "amplification.png": "amplification.png",
 }
 _BLOCK = re.compile(r"<!-- begin (?P<name>[\w-]+) -->\n.*?<!-- end (?P=name) -->", re.DOTALL)
@@ -185,6 +187,12 @@ def memory_block(results: Results) -> str:
     return f"Frames of {format_size(document['size_bytes'])} as float32.\n\n{table}"
 
 
+def example_block(results: Results) -> str:
+    """Return the figures of the training run in ``examples/``."""
+    rows = [[name, value] for name, value in read(results, "example/report").items()]
+    return format_markdown_table(("figure", "value"), rows)
+
+
 def hows(results: Results) -> str:
     """Return one line for each contender on how it works."""
     report = epoch_report(results, "last", "drops")
@@ -234,6 +242,7 @@ BLOCKS: Mapping[str, Callable[[Results], str]] = {
     "migration": table_block("migration"),
     "service": table_block("service", 0),
     "service-load": table_block("service", 1),
+    "example": example_block,
 }
 
 
