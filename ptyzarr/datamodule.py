@@ -15,7 +15,7 @@ from lightning.pytorch import LightningDataModule
 
 from ptyzarr.compiled import available_cores
 from ptyzarr.config import GroupingConfig, LoaderConfig
-from ptyzarr.errors import ConfigError
+from ptyzarr.errors import BudgetError, ConfigError
 from ptyzarr.grouping import GroupSplit, cached_group_table, split_groups
 from ptyzarr.store import ScanStore, open_store
 from ptyzarr.streaming import GroupLoader, Groups, count_threads
@@ -44,6 +44,8 @@ class EpochBatches:
     ----------
     dataset
         What delivers the batches.
+    share
+        Whose part of which memory it has, for messages; empty if it has all.
 
     Attributes
     ----------
@@ -53,22 +55,34 @@ class EpochBatches:
 
     batch_sampler: ClassVar[None] = None
 
-    def __init__(self, dataset: GroupDataset) -> None:
-        self._dataset = dataset
+    def __init__(self, dataset: GroupDataset, share: str = "") -> None:
+        self._dataset, self._share = dataset, share
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch, the same on all ranks."""
-        return len(self._dataset)
+        return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
         # Nothing begins before the first batch is asked for: Lightning makes iterators that it
         # drops, and makes the first one before it sets the epoch.
+        _ = self.loader
         yield from self._dataset
 
     @property
     def loader(self) -> GroupLoader:
-        """The loader of this process, made when it is first needed."""
-        return self._dataset.loader
+        """The loader of this process, made when it is first needed.
+
+        Raises
+        ------
+        BudgetError
+            If its share of the memory is too small; the message says whose share it is.
+        """
+        try:
+            return self._dataset.loader
+        except BudgetError as error:
+            if not self._share:
+                raise
+            raise BudgetError(f"{error}; {self._share}") from error
 
     @property
     def sampler(self) -> EpochBatches:
@@ -276,7 +290,14 @@ class GroupDataModule(LightningDataModule):
                 n_threads=_limit_threads(config),
             )
         dataset = GroupDataset(stores, self._grouping, config, groups=groups, form=self._form)
-        return EpochBatches(dataset)
+        if memory in (None, self._config.memory_bytes):
+            return EpochBatches(dataset)
+        share = "three quarters" if is_training else "a quarter"
+        return EpochBatches(
+            dataset,
+            f"that is {share} of memory {self._config.memory!r}, which training and validation "
+            "share; raise memory",
+        )
 
     def _config_here(self) -> LoaderConfig:
         """Return the options with what the trainer decides: rank, device, share of the cores."""

@@ -10,7 +10,7 @@ from recording import Recorder
 import ptyzarr
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.datamodule import GroupDataModule
-from ptyzarr.errors import ConfigError
+from ptyzarr.errors import BudgetError, ConfigError
 from ptyzarr.grouping import group_table
 from ptyzarr.streaming import GroupLoader
 
@@ -321,3 +321,10 @@ def test_two_processes_share_each_epoch(tmp_path, store):
         for epoch in (0, 1):
             assert sorted(first[epoch] + second[epoch]) == sorted(members[groups].tolist())
     assert groups_by_epoch(ranks[0]["train"])[0] != groups_by_epoch(ranks[0]["train"])[1]
+
+
+def test_too_little_memory_is_told_with_whose_share_it_is(tmp_path, store):
+    config = dataclasses.replace(CONFIG, memory="300MiB")
+    data = GroupDataModule(store, GROUPING, config, **SPLIT)
+    with pytest.raises(BudgetError, match="a quarter of memory '300MiB', which training and"):
+        fit(tmp_path, data)

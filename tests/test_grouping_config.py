@@ -181,7 +181,27 @@ def test_training_and_inference_fields_become_canonical_options() -> None:
     assert GroupingConfig.from_ptychopinn(nested) == GroupingConfig(
         gridsize=2, n_neighbors=7, n_samples=512
     )
-    assert GroupingConfig.from_ptychopinn(SimpleNamespace()) == GroupingConfig()
+    assert GroupingConfig.from_ptychopinn(SimpleNamespace(gridsize=1)) == GroupingConfig()
     config.n_subsample = 100
     with pytest.raises(ConfigError, match="n_subsample is 100"):
+        GroupingConfig.from_ptychopinn(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        pytest.param(None, "a NoneType without any of", id="none"),
+        pytest.param({"gridsize": 2}, r"a dict without any of .*SimpleNamespace", id="dict"),
+        pytest.param(3, "a int without any of", id="number"),
+        pytest.param(GroupingConfig(), "GroupingConfig already", id="ours"),
+        pytest.param(SimpleNamespace(neighbor_function=[]), "neighbor_function is", id="list"),
+        pytest.param(
+            SimpleNamespace(neighbor_function="4_quadrant", max_neighbor_distance="a"),
+            "max_neighbor_distance is a",
+            id="text",
+        ),
+    ],
+)
+def test_what_is_no_configuration_of_upstream_is_refused(config: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         GroupingConfig.from_ptychopinn(config)

@@ -154,8 +154,9 @@ class GroupingConfig:
         Raises
         ------
         ConfigError
-            If upstream's value has no counterpart here.
+            If it is no such configuration, or one of its values has no counterpart here.
         """
+        _check_upstream(config)
         if hasattr(config, "neighbor_function"):
             return cls(seed=seed, **_torch_options(config))
         model = getattr(config, "model", config)
@@ -178,10 +179,23 @@ class GroupingConfig:
         )
 
 
+def _check_upstream(config: Any) -> None:
+    """Refuse what has none of upstream's fields, a dict for one: every default would be ours."""
+    if isinstance(config, GroupingConfig):
+        raise ConfigError("the configuration is a GroupingConfig already; use it as it is")
+    names = ("model", "sampling", "gridsize", "neighbor_count", "neighbor_function", "n_groups")
+    if not any(hasattr(config, name) for name in names):
+        raise ConfigError(
+            f"the configuration is a {type(config).__name__} without any of {', '.join(names)}; "
+            "expected a TrainingConfig, InferenceConfig or DataConfig; make an object of a dict "
+            "with types.SimpleNamespace(**fields)"
+        )
+
+
 def _torch_options(config: Any) -> dict[str, Any]:
     """Return our options for upstream's ``DataConfig``, without the seed."""
     function = config.neighbor_function
-    strategy = _NEIGHBOR_FUNCTIONS.get(function)
+    strategy = _NEIGHBOR_FUNCTIONS.get(function) if isinstance(function, str) else None
     if strategy is None:
         listed = ", ".join(map(repr, _NEIGHBOR_FUNCTIONS))
         raise ConfigError(f"neighbor_function is {function!r}; expected one of {listed}")
@@ -215,7 +229,7 @@ def _check_upstream_quadrants(config: Any) -> None:
             "pixels; expected 'Isotropic'; choose distances, or another strategy"
         )
     limit = getattr(config, "max_neighbor_distance", 0)
-    if limit is None or limit > _UPSTREAM_QUADRANT_PIXELS:
+    if not isinstance(limit, int | float) or limit > _UPSTREAM_QUADRANT_PIXELS:
         raise ConfigError(
             f"max_neighbor_distance is {limit}: the reference ends some of its quadrants at "
             f"{_UPSTREAM_QUADRANT_PIXELS} pixels; expected at most that, or a GroupingConfig of "

@@ -53,7 +53,9 @@ class LoaderConfig:
         check_int(self, "seed", 0)
         check_choice(self, "channels", get_args(Channels))
         check_choice(self, "dtype", get_args(Dtype))
-        if not re.fullmatch(r"numpy|cpu|cuda(:\d+)?", str(self.device)):
+        # torch.device writes itself that way, too.
+        object.__setattr__(self, "device", str(self.device))
+        if not re.fullmatch(r"numpy|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(
                 f"device is {self.device!r}; expected 'numpy', 'cpu', 'cuda' or 'cuda:N'"
             )

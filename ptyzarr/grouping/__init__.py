@@ -1,5 +1,6 @@
 """Groups of neighbouring frames, canonical ones first, and the arrays they make."""
 
+from ptyzarr.grouping.arguments import as_scans, check_options
 from ptyzarr.grouping.cache import cached_group_table
 from ptyzarr.grouping.coords import group_coords, normalization_factor
 from ptyzarr.grouping.factors import cached_factor
@@ -22,8 +23,10 @@ __all__ = [
     "GroupTable",
     "GroupedData",
     "RawDataTorch",
+    "as_scans",
     "cached_factor",
     "cached_group_table",
+    "check_options",
     "group_coords",
     "group_table",
     "grouped_arrays",

@@ -19,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ConfigError
+from ptyzarr.grouping.arguments import as_scans, check_options
 from ptyzarr.grouping.cache import StoredScan, cached_group_table
 from ptyzarr.grouping.neighbors import as_positions, check_finite
 
@@ -139,6 +140,8 @@ def split_groups(
     GroupingError
         As `generate_grouped_data` raises it.
     """
+    as_scans([store])
+    check_options(grouping, GroupingConfig, "grouping")
     options = _Options(validation, guard, seed, n_regions)
     if grouping.seed is None:
         raise ConfigError(
@@ -190,6 +193,7 @@ def split_scans(
     ConfigError
         If an option is out of range or there are fewer than two different scans.
     """
+    as_scans(stores)
     _check_fraction(validation)
     _check_seed(seed)
     digests = sorted({store.digest for store in stores}, key=lambda digest: _entropy(seed, digest))

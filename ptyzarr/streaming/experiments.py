@@ -357,12 +357,17 @@ def _given_scales(
     """Return one factor per scan, or None where they are to be computed."""
     if scale is None:
         return None
-    scales = np.atleast_1d(np.asarray(scale, np.float64))
+    try:
+        # What float32 cannot hold is no factor either.
+        with np.errstate(over="ignore", under="ignore"):
+            scales = np.atleast_1d(np.asarray(scale, np.float64)).astype(np.float32)
+    except (TypeError, ValueError):
+        scales = np.zeros(0, np.float32)
     if scales.shape not in {(1,), (n_scans,)} or not (np.isfinite(scales) & (scales > 0)).all():
         raise ConfigError(
             f"scale is {scale!r}; expected a positive number, or one for each of {n_scans} stores"
         )
-    return np.broadcast_to(scales.astype(np.float32), (n_scans,)).copy()
+    return np.broadcast_to(scales, (n_scans,)).copy()
 
 
 def _stack_probes(scans: Sequence[StreamableScan]) -> NDArray[np.complex64]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import operator
-import os
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import xxhash
 from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
+from ptyzarr.grouping import as_scans, check_options
 from ptyzarr.memory import resident_memory
 from ptyzarr.streaming.budget import Demand, count_waiting, plan_memory
 from ptyzarr.streaming.experiments import Experiments, StreamableScan
@@ -137,9 +137,9 @@ class GroupLoader:
         scale: float | Sequence[float] | None = None,
         groups: Groups = None,
     ) -> None:
-        if isinstance(stores, str | os.PathLike):
-            raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
-        scans = list(stores) if isinstance(stores, Sequence) else [stores]
+        scans = as_scans(stores)
+        check_options(grouping, GroupingConfig, "grouping")
+        check_options(config, LoaderConfig, "config")
         self._is_rank_given = config.rank is not None
         config = fill_rank(config)
         check_seed(grouping, config.world_size or 1)
@@ -201,6 +201,12 @@ class GroupLoader:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise ConfigError(
+            "a GroupLoader has threads and memory of this process and cannot be pickled; pickle "
+            "its stores and options, or a GroupDataset, which makes a loader where it is used"
+        )
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration delivers, from its beginning.

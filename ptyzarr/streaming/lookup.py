@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError, GroupIndexError
+from ptyzarr.grouping import as_scans, check_options
 from ptyzarr.memory import resident_memory
 from ptyzarr.streaming.budget import Demand, plan_memory
 from ptyzarr.streaming.experiments import Experiments, StreamableScan
@@ -64,8 +64,9 @@ class GroupLookup:
         *,
         scale: float | Sequence[float] | None = None,
     ) -> None:
-        if isinstance(stores, str | os.PathLike):
-            raise ConfigError(f"stores is the path {stores}; open it first: open_store({stores!r})")
+        scans = as_scans(stores)
+        check_options(grouping, GroupingConfig, "grouping")
+        check_options(config, LoaderConfig, "config")
         if config.world_size is not None and config.world_size > 1:
             raise ConfigError(
                 f"rank {config.rank} of {config.world_size} is given, where groups are asked for "
@@ -74,7 +75,6 @@ class GroupLookup:
         check_seed(grouping, fill_rank(config).world_size or 1)
         before = resident_memory()
         self._config = config
-        scans = list(stores) if isinstance(stores, Sequence) else [stores]
         self._experiments = Experiments(scans, grouping, scale, details=config.details)
         self._experiments.sampled()  # lets go of the seeds of the groups
         self._sink: Sink = make_sink(config, self._batch_shape())

@@ -128,13 +128,15 @@ class GroupDataset(IterableDataset[Any]):
             self._state, self._epoch = self._loader.state_dict(), None
             self._loader = None
         if self._loader is None:
-            self._loader = GroupLoader(
+            loader = GroupLoader(
                 self._stores, self._grouping, config, scale=self._scale, groups=self._groups
             )
+            # A refused state stays refused: the loader is kept only where it takes it.
             if self._state is not None:
-                self._loader.load_state_dict(self._state)
+                loader.load_state_dict(self._state)
             if self._epoch is not None:
-                self._loader.set_epoch(self._epoch)
+                loader.set_epoch(self._epoch)
+            self._loader = loader
         return self._loader
 
     def set_epoch(self, epoch: int) -> None:
@@ -260,7 +262,7 @@ FORMS: Final[Mapping[Form, Callable[[Batch], Any]]] = {
 
 def _config_for(form: Form, config: LoaderConfig) -> LoaderConfig:
     """Return the options of a loader whose batches can take a form."""
-    if form not in FORMS:
+    if not isinstance(form, str) or form not in FORMS:
         raise ConfigError(f"form is {form!r}; expected one of {', '.join(map(repr, FORMS))}")
     if form == "dict":
         return config

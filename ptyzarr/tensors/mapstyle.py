@@ -157,7 +157,12 @@ def _as_numbers(index: Any, n_groups: int) -> NDArray[np.integer[Any]]:
     """Return a number, several, or a slice as a () or (B,) integer array."""
     if isinstance(index, slice):
         return np.arange(*index.indices(n_groups))
-    numbers = np.asarray(index)
+    try:
+        numbers = np.asarray(index)
+    except ValueError as error:
+        raise DtypeError(
+            f"groups are asked for by {index!r}; expected an integer, or integers in one dimension"
+        ) from error
     if numbers.ndim > 1 or (numbers.size and numbers.dtype.kind not in "iu"):
         raise DtypeError(
             f"groups are asked for by {numbers.dtype} of shape {numbers.shape}; expected an "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ptyzarr.errors import ConfigError, DeviceError
+from ptyzarr.grouping import check_options
 from ptyzarr.streaming import Batch
 
 # The channel axis of ours goes first, as there: (B, 1, 2, C) becomes (B, C, 1, 2).
@@ -64,8 +65,18 @@ class GroupItem:
         Parameters
         ----------
         device, **options
-            As for ``torch.Tensor.to``.
+            As for ``torch.Tensor.to``, without a dtype.
+
+        Raises
+        ------
+        ConfigError
+            If a dtype is asked for: the probe is complex, other fields are integers.
         """
+        if isinstance(device, torch.dtype) or options.get("dtype") is not None:
+            raise ConfigError(
+                "an item is asked to change its dtype; expected a device; convert item.fields, "
+                "item.probe and item.scale each by itself"
+            )
         shared = self.probe[:, :1] if self.probe.stride(0) else self.probe[:1, :1]
         return GroupItem(
             self.fields.to(device, **options),
@@ -94,6 +105,7 @@ def as_tensordict(batch: Batch) -> GroupItem:
     ----------
     PtychoPINN, ``ptycho_torch/dataloader.py``.
     """
+    check_options(batch, Batch, "batch")
     _check_batch(batch)
     n_groups = len(batch.nn_indices)
     fields = {"images": batch.X}

@@ -47,7 +47,8 @@ def test_signals_in_every_phase_end_with_status_75_and_are_resumed(tmp_path: Pat
                 assert processes.wait(start(processes, source, path)) == 0
             assert not path.with_name(path.name + ".staging").exists()
     n_interrupted = sum(count for (status, _), count in seen.items() if status == 75)
-    assert n_interrupted > 8, seen
+    # On a busy machine a child may be past the phase, or through, when its signal comes.
+    assert n_interrupted > 4, seen
 
 
 @pytest.mark.slow
@@ -103,8 +104,11 @@ def test_a_signal_while_a_cluster_writes_ends_with_status_75_and_is_resumed(tmp_
             os.sched_yield()
         os.kill(pid, signal.SIGTERM)
         assert processes.wait(pid) == 75
-        log = (tmp_path / "log").read_text()
-        assert re.fullmatch(r"ptyzarr: .*interrupted.*resume\n", log), log
+        # dask.distributed may say before that it lost a task.
+        log = (tmp_path / "log").read_text().splitlines()
+        said = [line for line in log if line.startswith("ptyzarr:")]
+        assert len(said) == 1, log
+        assert re.fullmatch(r"ptyzarr: .*interrupted.*resume", said[0]), log
         assert not path.exists()
         assert 0 < len(os.listdir(journal)) < n_frames // 8
         assert processes.wait(processes.start(arguments=arguments, seed=0)) == 0

@@ -2,6 +2,7 @@ import dataclasses
 import gc
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -703,3 +704,28 @@ def test_states_saved_before_there_were_strategies_still_fit():
         "enable_oversampling": False,
         "neighbor_pool_size": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("stores", "grouping", "config", "message"),
+    [
+        pytest.param([None], PAIRS, options(), "is None; expected a store", id="store"),
+        pytest.param(FakeScan(), None, options(), "grouping is None", id="grouping"),
+        pytest.param(FakeScan(), options(), PAIRS, "grouping is a LoaderConfig", id="swapped"),
+        pytest.param(FakeScan(), PAIRS, {}, "config is a dict", id="config"),
+    ],
+)
+def test_what_is_handed_over_in_the_wrong_place_is_named(stores, grouping, config, message):
+    with pytest.raises(ConfigError, match=message):
+        GroupLoader(stores, grouping, config)
+
+
+def test_a_loader_says_that_it_cannot_be_pickled():
+    with make_loader() as loader, pytest.raises(ConfigError, match="pickle its stores"):
+        pickle.dumps(loader)
+
+
+@pytest.mark.parametrize("scale", ["a", 1e60, 1e-60, [1.0, 2.0], None.__class__])
+def test_factors_that_float32_cannot_hold_are_refused(scale):
+    with pytest.raises(ConfigError, match="expected a positive number"):
+        make_loader(scale=scale)

@@ -320,3 +320,20 @@ def test_items_have_details_where_they_are_asked_for(store):
         dataset.close()
     starts = {f"coords_start_{name}" for name in ("nn", "offsets", "relative")}
     assert found[1] - found[0] == {"seed_indices", *starts}
+
+
+def test_a_refused_state_stays_refused(make_scan_store):
+    store, config = make_scan_store("refused"), LoaderConfig(batch_size=8)
+    grouping = GroupingConfig(gridsize=2, n_neighbors=5)
+    other = GroupDataset(store, grouping, dataclasses.replace(config, seed=9))
+    dataset = GroupDataset(store, grouping, config)
+    dataset.load_state_dict(other.state_dict())
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="another seed"):
+            next(iter(dataset))
+    other.close()
+
+
+def test_a_device_of_torch_is_a_device():
+    assert LoaderConfig(device=torch.device("cpu")) == LoaderConfig(device="cpu")
+    assert LoaderConfig(device=torch.device("cuda", 1)).device == "cuda:1"

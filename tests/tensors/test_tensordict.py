@@ -229,3 +229,15 @@ def test_without_tensordict_the_form_names_the_extra():
     )
     assert done.stdout.startswith("device a TensorDict needs tensordict, which is not installed")
     assert "ptyzarr[tensordict]" in done.stdout
+
+
+def test_an_item_is_moved_and_not_converted(make_scan_store):
+    dataset = GroupDataset(
+        make_scan_store(), GROUPING, dataclasses.replace(CONFIG, shuffle=False), form="tensordict"
+    )
+    item = next(iter(dataset))
+    assert torch.equal(item.to("cpu").probe, item.probe)
+    for convert in (lambda: item.to(torch.float64), lambda: item.to("cpu", dtype=torch.float64)):
+        with pytest.raises(ConfigError, match="expected a device"):
+            convert()
+    dataset.close()
