@@ -19,6 +19,7 @@ from ptyzarr.ingestion import (
     ScanOutcome,
     find_sources,
     ingest_many,
+    is_pattern,
     pair_stores,
     plan_parts,
     publish,
@@ -80,10 +81,16 @@ def choose_sources(paths: tuple[str, ...]) -> tuple[list[str], str]:
     Raises
     ------
     click.UsageError
-        If several sources have no folder to go to.
+        If several sources, or what a pattern names, have no folder to go to.
     """
     if len(paths) < 2:
         raise click.UsageError("Expected SOURCE DEST, or SOURCE... DIR/.")
+    pattern = next(filter(is_pattern, paths[:-1]), None)
+    # However many files match: what a destination is must not depend on what lies there today.
+    if pattern is not None and not is_folder(paths[-1]):
+        raise click.UsageError(
+            f"The pattern {pattern!r} needs a folder for stores: end {paths[-1]!r} with a slash."
+        )
     sources = find_sources(paths[:-1])
     if len(sources) > 1 and not is_folder(paths[-1]):
         raise click.UsageError(

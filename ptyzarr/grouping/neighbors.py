@@ -45,11 +45,11 @@ class PositionTree:
     DtypeError
         If `positions` is not real numbers.
     GroupingError
-        If a position is NaN or infinite.
+        If a position is NaN or infinite, or they are too far apart; see `as_points`.
     """
 
     def __init__(self, positions: ArrayLike) -> None:
-        self._positions = check_finite(as_positions(positions)).astype(np.float64, copy=False)
+        self._positions = as_points(positions)
         self._tree: Any = None
         self._lock = threading.Lock()
 
@@ -179,7 +179,8 @@ def neighbors(
     Raises
     ------
     GroupingError
-        If there are no positions, one is not finite, or `n_neighbors` or `block` is too small.
+        If there are no positions, one is not finite, they are too far apart, or `n_neighbors` or
+        `block` is too small.
 
     References
     ----------
@@ -237,6 +238,31 @@ def check_finite(positions: NDArray[Any]) -> NDArray[Any]:
             "finite; expected finite coordinates; leave these frames out"
         )
     return positions
+
+
+def as_points(positions: Any) -> NDArray[np.float64]:
+    """Return positions (n, 2) as float64 points between which there are distances.
+
+    Raises
+    ------
+    ShapeError, DtypeError
+        As `as_positions`.
+    GroupingError
+        If one is NaN or infinite, or their extents squared are more than float64 holds: a tree
+        then finds no neighbours.
+    """
+    found = check_finite(as_positions(positions))
+    with np.errstate(over="ignore"):
+        points = found.astype(np.float64, copy=False)
+        extents = np.ptp(points, axis=0) if len(points) else np.zeros(2)
+        is_far = not np.isfinite(np.square(extents).sum())
+    if is_far:
+        raise GroupingError(
+            f"the positions reach over {extents[0]:g} x {extents[1]:g} pixels, whose squares "
+            "overflow float64; expected distances that can be compared; leave out or repair the "
+            "points that are far away"
+        )
+    return points
 
 
 def as_integer(name: str, value: Any, *, minimum: int | None = None) -> int:

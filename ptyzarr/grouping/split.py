@@ -21,7 +21,7 @@ from ptyzarr.config import GroupingConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.grouping.arguments import as_scans, check_options
 from ptyzarr.grouping.cache import StoredScan, cached_group_table
-from ptyzarr.grouping.neighbors import as_positions, check_finite
+from ptyzarr.grouping.neighbors import as_points
 
 
 @runtime_checkable
@@ -267,7 +267,7 @@ def _are_beyond(
     positions: NDArray[Any], is_held: NDArray[np.bool_], guard: float
 ) -> NDArray[np.bool_]:
     """Return (n,) whether each frame is farther than `guard` from all that are held out."""
-    points = check_finite(as_positions(positions)).astype(np.float64, copy=False)
+    points = as_points(positions)
     # Looking no farther than needed is eight times as fast; the bound must be above the guard,
     # and well above zero, whose square it is compared with.
     nearest, _ = cKDTree(points[is_held]).query(points, distance_upper_bound=2 * guard + 1)

@@ -24,6 +24,7 @@ from ptyzarr.grouping.eligible import eligible_positions
 from ptyzarr.grouping.neighbors import (
     QUERY_BLOCK,
     PositionTree,
+    as_points,
     as_positions,
     check_finite,
     run_blocks,
@@ -226,7 +227,7 @@ def _centers(
             f"none of {len(points)} positions is within x_bounds {config.x_bounds} and y_bounds "
             f"{config.y_bounds}; expected some; widen the bounds"
         )
-    return np.ascontiguousarray(points, dtype=np.float64), centers
+    return np.ascontiguousarray(as_points(points)), centers
 
 
 def _check_candidates(count: int, config: GroupingConfig, what: str) -> None:

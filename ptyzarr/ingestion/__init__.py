@@ -5,7 +5,7 @@ from ptyzarr.ingestion.copying import StageReport, stage
 from ptyzarr.ingestion.destination import ingest
 from ptyzarr.ingestion.export import export
 from ptyzarr.ingestion.layout import choose_sizes
-from ptyzarr.ingestion.many import ScanOutcome, find_sources, ingest_many, pair_stores
+from ptyzarr.ingestion.many import ScanOutcome, find_sources, ingest_many, is_pattern, pair_stores
 from ptyzarr.ingestion.parts import PartReport, PlanReport, plan_parts, write_part
 from ptyzarr.ingestion.publication import publish
 from ptyzarr.ingestion.repair import RepairReport, repair
@@ -24,6 +24,7 @@ __all__ = [
     "find_sources",
     "ingest",
     "ingest_many",
+    "is_pattern",
     "new_folder",
     "pair_stores",
     "plan_parts",

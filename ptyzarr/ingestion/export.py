@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import uuid
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from ptyzarr.errors import ScanExistsError, VerificationError
+from ptyzarr.ingestion.aside import name_aside, remove_abandoned
 from ptyzarr.ingestion.masks import MaskCursor
 from ptyzarr.ingestion.staging import storage_errors, sync_folder
 from ptyzarr.progress import Progress, Silent
@@ -61,11 +61,12 @@ def export(
     """
     opened = store if isinstance(store, ScanStore) else open_store(store)
     target = Path(destination)
+    remove_abandoned(target)
     if os.path.lexists(target):
         raise ScanExistsError(
             f"{target} exists; expected nothing there; remove it or choose another name"
         )
-    scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    scratch = name_aside(target)
     outcome = "nothing is left of it; remove the cause and run the same command again"
     with storage_errors(f"export to {target}", outcome):
         try:

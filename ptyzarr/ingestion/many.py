@@ -67,6 +67,11 @@ def find_sources(patterns: Iterable[str]) -> list[str]:
     return list(found.values())
 
 
+def is_pattern(name: str) -> bool:
+    """Return whether a source stands for all files that match, not for one that has this name."""
+    return glob.has_magic(name) and not os.path.lexists(name)
+
+
 def pair_stores(sources: Sequence[str], folder: str) -> list[tuple[str, str]]:
     """Return each source with its store ``folder/<stem>.zarr``.
 
@@ -124,7 +129,7 @@ def ingest_many(
 
 
 def _matches(pattern: str) -> list[str]:
-    if os.path.lexists(pattern) or not glob.has_magic(pattern):
+    if not is_pattern(pattern):
         return [pattern]
     paths = sorted(glob.glob(pattern, recursive=True), key=natural_key)
     if not paths:

@@ -50,6 +50,7 @@ from ptyzarr.store import (
     FrameFormat,
     StoreWriter,
     check_digests,
+    check_root,
     file_digest,
     is_url,
     list_keys,
@@ -220,6 +221,10 @@ def _trusted_root(target: Path) -> dict[str, Any] | None:
         return None
     if document["attributes"]["ptyzarr"].get("schema_version") != SCHEMA_VERSION:
         open_store(target)
+    try:
+        check_root(document, target / ROOT_KEY)
+    except SchemaError:
+        return None
     return document
 
 

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from ptyzarr.errors import ShapeError, SourceError
 from ptyzarr.sources.options import Incomplete
 
+#: Distances between positions below this have squares that float64 holds.
+_FARTHEST = 1e150
+
 
 def common_length(lengths: dict[str, int], incomplete: Incomplete, name: str) -> int:
     """Return the number of frames that every per-frame field has.
@@ -52,18 +55,22 @@ def check_column(column: NDArray[Any], what: str) -> None:
     Raises
     ------
     SourceError
-        If the dtype is another, or a value is NaN or infinite.
+        If the dtype is another, or a value is NaN, infinite or so large that its square overflows.
     """
     if column.dtype.kind not in "iuf":
         raise SourceError(
             f"{what} has dtype {column.dtype!s:.80}; expected integers or floats in object pixels; "
             "convert the positions"
         )
-    bad = np.flatnonzero(~np.isfinite(column))
+    # Compared below zero and above, since the absolute value of the least integer overflows. In
+    # float16 and float32 the bounds themselves become infinite, which leaves what is finite.
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~((column > -_FARTHEST) & (column < _FARTHEST)))
     if len(bad):
         raise SourceError(
-            f"{what} has {column[bad[0]]} at index {bad[0]}; expected a finite position (a "
-            "distance to it would break the order of neighbours); remove or repair that point"
+            f"{what} has {column[bad[0]]} at index {bad[0]}; expected a finite position below "
+            f"{_FARTHEST:g} (a distance to it would break the order of neighbours); remove or "
+            "repair that point"
         )
 
 

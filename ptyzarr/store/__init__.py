@@ -41,6 +41,7 @@ from ptyzarr.store.shardwriter import (
     file_checksum,
     write_shard,
 )
+from ptyzarr.store.validation import check_root
 from ptyzarr.store.writer import StoreWriter, sync_file
 
 __all__ = [
@@ -61,6 +62,7 @@ __all__ = [
     "array_digest",
     "check_digests",
     "check_remote_digests",
+    "check_root",
     "check_sizes",
     "checked_chunks",
     "decode_frames",

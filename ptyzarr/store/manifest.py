@@ -116,16 +116,18 @@ def parse_root(raw: bytes, path: object) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(raw)
         attributes = document["attributes"][ATTRIBUTE]
         digest = str(attributes["manifest"]["root_sha256"])
-    except (ValueError, KeyError, TypeError) as error:
+        marker = _marker(digest)
+        # Nesting of many thousands is a RecursionError.
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if _has_traces(raw):
             raise _damaged_root(path) from error
         raise SchemaError(
             f"{path} is not a ptyzarr store (no attribute {ATTRIBUTE!r} with a manifest); expected "
             "a store that 'ptyzarr ingest' wrote"
         ) from error
-    blank = raw.replace(_marker(digest), _marker(_ZEROS), 1)
+    blank = raw.replace(marker, _marker(_ZEROS), 1)
     if hashlib.sha256(blank).hexdigest() != digest:
-        raise _damaged_root(path)
+        raise _damaged_root(path, _outside_key(attributes["manifest"]))
     _check_entries(path, attributes["manifest"])
     return document
 
@@ -177,20 +179,33 @@ def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
 def _check_entries(path: object, manifest: Mapping[str, Any]) -> None:
     """Refuse a manifest that no ingest wrote, before its keys are used as paths."""
     files = manifest.get("files")
+    outside = _outside_key(manifest)
+    if outside is not None:
+        raise SchemaError(
+            f"{path} has a manifest that is not understood, it lists {outside!r}; expected names "
+            "of files inside the store; ingest the source again"
+        )
     if not isinstance(files, dict) or not all(
         isinstance(entry, dict)
         and isinstance(entry.get("size"), int)
         and 0 <= entry["size"] < 2**62
         and isinstance(entry.get("sha256"), str)
         and isinstance(entry.get("tail", ""), str)
-        and not {"", ".", ".."} & set(key.split("/"))
-        and not set("\0\\:") & set(key)
-        for key, entry in files.items()
+        for entry in files.values()
     ):
         raise SchemaError(
-            f"{path} has a manifest that is not understood; expected keys inside the store with "
-            "size and sha256; ingest the source again"
+            f"{path} has a manifest that is not understood; expected files with size and "
+            "sha256; ingest the source again"
         )
+
+
+def _outside_key(manifest: object) -> str | None:
+    """Return the first listed key that is no name of a file inside the store, None if all are."""
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    for key in files if isinstance(files, dict) else ():
+        if {"", ".", ".."} & set(key.split("/")) or set("\0\\:") & set(key):
+            return str(key)[:100]
+    return None
 
 
 def _has_traces(raw: bytes) -> bool:
@@ -206,8 +221,9 @@ def _marker(digest: str) -> bytes:
     return _marker_start() + digest.encode() + b'"'
 
 
-def _damaged_root(path: object) -> DamagedStoreError:
+def _damaged_root(path: object, outside: str | None = None) -> DamagedStoreError:
+    also = "" if outside is None else f" and lists {outside!r}, which is outside the store"
     return DamagedStoreError(
-        f"{path} does not match its own digest; the store is damaged, "
+        f"{path} does not match its own digest{also}; the store is damaged, "
         "'ptyzarr repair' mends it from its source"
     )

@@ -22,10 +22,10 @@ from ptyzarr.store.places import find_place
 from ptyzarr.store.schema import (
     ATTRIBUTE,
     EXTRA,
-    SCHEMA_VERSION,
     member_from_json,
 )
 from ptyzarr.store.shards import FallbackReader, FrameFormat
+from ptyzarr.store.validation import check_root
 
 DECODE_BYTES = 16 * 1024**2  # decoded chunks held while amplitudes are collected
 _NPY_MAGIC = b"\x93NUMPY"
@@ -66,7 +66,7 @@ class ScanStore:
             if is_url(self.path):
                 self.path = self._place.address
             document = self._place.document
-            _check_version(self.path, document)
+            check_root(document, self.path)
             self._attributes: dict[str, Any] = document["attributes"][ATTRIBUTE]
             self._files: dict[str, dict[str, Any]] = self._attributes["manifest"]["files"]
             self._group = zarr.open_group(self._place.zarr_store, mode="r", zarr_format=3)
@@ -406,16 +406,6 @@ class _Frames:
         picked = self._store.amplitude(np.atleast_1d(frames))
         picked = picked if np.ndim(frames) else picked[0]
         return picked[(slice(None), *rest)] if np.ndim(frames) else picked[tuple(rest)]
-
-
-def _check_version(path: str, document: Mapping[str, Any]) -> None:
-    """Refuse a store of a schema that we do not read."""
-    version = document["attributes"][ATTRIBUTE].get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise SchemaError(
-            f"{path} has schema version {version!r}; this ptyzarr reads {SCHEMA_VERSION}; "
-            "install the version that wrote it or a newer one"
-        )
 
 
 def _is_our_layout(metadata: Mapping[str, Any]) -> bool:

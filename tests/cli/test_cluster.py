@@ -36,6 +36,25 @@ def test_a_quoted_pattern_goes_into_a_folder(run, scans):
     assert not (scans / "stores" / "run_9.zarr").exists()
 
 
+@pytest.mark.parametrize("pattern", ["run_*.npz", "run_10*.npz", "none_*.npz"])
+def test_a_pattern_needs_a_folder_however_many_match(run, scans, pattern):
+    result = run("ingest", f"{scans}/{pattern}", f"{scans}/stores")
+    assert result.code == 2
+    assert f"end '{scans}/stores' with a slash" in result.err
+    assert not (scans / "stores").exists()
+
+
+def test_a_pattern_of_one_match_goes_into_a_folder(run, scans):
+    assert run("ingest", f"{scans}/run_10*.npz", f"{scans}/stores/").code == 0
+    assert (scans / "stores" / "run_10.zarr" / "zarr.json").is_file()
+
+
+def test_an_existing_name_that_looks_like_a_pattern_is_one_scan(run, make_npz, tmp_path):
+    source = make_npz(tmp_path / "run[1].npz", n_frames=9, N=8)
+    assert run("ingest", source, tmp_path / "one.zarr").code == 0
+    assert (tmp_path / "one.zarr" / "zarr.json").is_file()
+
+
 def test_failures_are_listed_at_the_end_for_people(run, scans):
     result = run("ingest", f"{scans}/run_*.npz", f"{scans}/stores/")
     assert result.code == 3

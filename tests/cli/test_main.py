@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -279,3 +280,27 @@ def test_the_module_runs_as_a_program(store) -> None:
     )
     assert json.loads(done.stdout)["n_frames"] == 40
     assert done.stderr == ""
+
+
+def forge_tile(document) -> None:
+    document["attributes"]["ptyzarr"]["tile_frames"] = 0
+
+
+def forge_shape(document) -> None:
+    document["consolidated_metadata"]["metadata"]["diffraction"]["shape"] = [10**15, 16, 16]
+
+
+@pytest.mark.parametrize("change", [forge_tile, forge_shape])
+def test_forged_root_is_one_line_of_every_command(run, store, change) -> None:
+    document = json.loads((store / "zarr.json").read_bytes())
+    change(document)
+    document["attributes"]["ptyzarr"]["manifest"]["root_sha256"] = "0" * 64
+    blank = json.dumps(document, indent=1).encode()
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    (store / "zarr.json").write_bytes(blank.replace(b"0" * 64, digest))
+    for command in ("info", "verify", "stream"):
+        result = run(command, store)
+        assert result.code == BAD_INPUT
+        assert "expected" in result.err
+        assert result.err.startswith("ptyzarr: ")
+        assert result.err.count("ptyzarr: ") == 1

@@ -131,6 +131,8 @@ def test_few_positions_give_short_rows():
             [[0, 1], [np.nan, 2]], 1, 1, GroupingError, r"position 1 is \(nan, 2.0\)", id="nan"
         ),
         pytest.param([[0, np.inf]], 1, 1, GroupingError, "not finite", id="inf"),
+        pytest.param([[0, 0], [1e300, 2]], 1, 1, GroupingError, "1e\\+300 x 2 pixels", id="far"),
+        pytest.param([[-1e308, 0], [1e308, 2]], 1, 1, GroupingError, "overflow", id="farther"),
         pytest.param(np.empty((0, 2)), 1, 1, GroupingError, "no positions", id="empty"),
         pytest.param(np.zeros((4, 3)), 1, 1, ShapeError, r"\(4, 3\)", id="three-columns"),
         pytest.param(np.zeros(4), 1, 1, ShapeError, r"\(4,\)", id="one-dimension"),

@@ -343,6 +343,7 @@ def test_groups_that_cannot_be_drawn_are_refused(config, options, message) -> No
     [
         pytest.param(np.zeros((0, 2)), {}, GroupingError, id="no-positions"),
         pytest.param(np.full((9, 2), np.nan), {}, GroupingError, id="not-finite"),
+        pytest.param(np.geomspace(1, 1e300, 18).reshape(9, 2), {}, GroupingError, id="far-apart"),
         pytest.param(np.zeros((9, 3)), {}, ShapeError, id="shape"),
         pytest.param(np.zeros((9, 2), complex), {}, DtypeError, id="dtype"),
         pytest.param(scatter(), {"seed": 1.5}, DtypeError, id="seed"),

@@ -541,8 +541,6 @@ def test_extra_members_are_looked_up_by_their_keys_and_decoded(make_scan_store: 
         pytest.param({"max_nonzero": 9, "max_wide": 0}, (9, 0), id="recorded"),
         pytest.param({}, None, id="by an older or another program"),
         pytest.param({"max_nonzero": 9}, None, id="half"),
-        pytest.param({"max_nonzero": -1, "max_wide": 0}, None, id="negative"),
-        pytest.param({"max_nonzero": "9", "max_wide": 0}, None, id="text"),
     ],
 )
 def test_pixel_limits_are_optional(store, tmp_path, attributes, expected):

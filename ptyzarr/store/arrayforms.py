@@ -1,0 +1,245 @@
+"""What the consolidated metadata of a store may say, and that its files can hold so much.
+
+Shapes and chunk sizes decide how much is allocated, so none is believed that the files which the
+manifest lists cannot hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ptyzarr.errors import SchemaError
+from ptyzarr.scan import FIELDS
+from ptyzarr.store.forms import (
+    UnexpectedFormError,
+    as_lengths,
+    as_list,
+    as_mapping,
+    as_text,
+    expect,
+)
+from ptyzarr.store.schema import COUNT_DTYPES, MASKED, ROOT_KEY, array_dims
+
+#: More decoded bytes than a byte of a file can stand for: zstd, which packs zeros best, comes to
+#: 2**15 at most (a block of 128 KiB in 4 bytes).
+_MAX_RATIO = 2**16
+_NUMBERS = frozenset(
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+) | frozenset(("float16", "float32", "float64", "bool"))
+_DTYPES = _NUMBERS | {"complex64", "complex128"}
+_FIXED = {
+    "frame_index": {"int64"},
+    "frame_power": {"float64"},
+    "frame_hash": {"uint64"},
+    "bad_pixels": {"bool"},
+    f"{MASKED}/index": {"int64"},
+}
+_REQUIRED = (
+    "diffraction",
+    "positions",
+    "frame_index",
+    "frame_power",
+    "frame_hash",
+    "probe_guess",
+)
+
+
+def check_nodes(nodes: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check every node of a store's consolidated metadata.
+
+    Parameters
+    ----------
+    nodes
+        The ``zarr.json`` of each node by path.
+    files
+        The manifest's entries by key, checked.
+
+    Raises
+    ------
+    UnexpectedFormError
+        If one is not of the forms that are read, or the files cannot hold it.
+    """
+    for node, entry in nodes.items():
+        _check_node(node, entry, files)
+    for node in _REQUIRED:
+        expect(_is_array(nodes, node), f"array {node!r}", nodes.get(node), "an array")
+    frames = nodes["diffraction"]["shape"]
+    expect(
+        len(frames) == 3 and min(frames) > 0 and frames[1] == frames[2],
+        "the shape of 'diffraction'", frames, "(n, N, N)",
+    )  # fmt: skip
+    for node, entry in nodes.items():
+        if entry["node_type"] == "array":
+            _check_field(node, entry, frames[0], frames[1])
+    _check_masked(nodes)
+
+
+def check_frames(attributes: Mapping[str, Any], dtype: str, size: int, quantity: str) -> None:
+    """Check what is recorded beside the frames; raises `UnexpectedFormError`."""
+    known = COUNT_DTYPES if quantity == "counts" else tuple(sorted(_NUMBERS))
+    expect(dtype in known, f"the data type of {quantity}", dtype, f"one of {', '.join(known)}")
+    for name in ("max_nonzero", "max_wide"):
+        limit = attributes.get(name)
+        holds = limit is None or (type(limit) is int and 0 <= limit <= size**2)
+        expect(holds, name, limit, f"an integer, 0 to {size**2}")
+
+
+def _is_array(nodes: Mapping[str, Any], node: str) -> bool:
+    return node in nodes and nodes[node]["node_type"] == "array"
+
+
+def _check_node(node: str, entry: object, files: Mapping[str, Mapping[str, Any]]) -> None:
+    parts = as_text("a node's path", node).split("/")
+    is_inside = not {"", ".", ".."} & set(parts) and not set("\0\\:") & set(node)
+    expect(is_inside, "a node's path", node, "names inside the store")
+    found = as_mapping(f"node {node!r}", entry)
+    kind = found.get("node_type")
+    expect(kind in ("array", "group"), f"node_type of {node!r}", kind, "'array' or 'group'")
+    version = found.get("zarr_format")
+    expect(version == 3, f"zarr_format of {node!r}", version, "3")
+    attributes = as_mapping(f"the attributes of {node!r}", found.get("attributes", {}))
+    as_text(f"the key of {node!r}", attributes.get("key", ""))
+    document = f"{node}/{ROOT_KEY}"
+    expect(document in files, f"file {document!r}", None, "a file that the manifest lists")
+    if kind == "array":
+        _check_array(node, found, files)
+
+
+def _check_array(
+    node: str, entry: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]]
+) -> None:
+    shape = as_lengths(f"the shape of {node!r}", entry.get("shape"))
+    dtype = entry.get("data_type")
+    is_known = isinstance(dtype, str) and dtype in _DTYPES
+    expect(is_known, f"data_type of {node!r}", dtype, "a core data type of zarr v3")
+    grid = _named(f"chunk_grid of {node!r}", entry.get("chunk_grid"))
+    expect(grid["name"] == "regular", f"chunk_grid of {node!r}", grid["name"], "'regular'")
+    outer = _chunk_shape(node, grid, shape)
+    codecs = _check_codecs(f"codecs of {node!r}", entry.get("codecs"))
+    inner, index_nbytes = outer, 0
+    if codecs[0]["name"] == "sharding_indexed":
+        inner, index_nbytes = _check_sharding(node, codecs, outer)
+    itemsize = np.dtype(dtype).itemsize
+    grid_shape = tuple(-(-n // m) for n, m in zip(shape, outer, strict=True))
+    nbytes = _files_nbytes(node, entry, grid_shape, files)
+    held = min(nbytes, default=None)
+    if held is None:
+        return
+    expect(held >= index_nbytes, f"the shards of {node!r}", held, f"{index_nbytes} bytes or more")
+    _check_held(f"a chunk of {node!r}", inner, itemsize, held)
+    _check_held(f"array {node!r}", shape, itemsize, sum(nbytes))
+
+
+def _check_held(name: str, shape: tuple[int, ...], itemsize: int, nbytes: int) -> None:
+    holds = math.prod(shape) * itemsize <= _MAX_RATIO * max(nbytes, 1)
+    found = f"{name} of shape {'x'.join(map(str, shape))}"
+    expect(holds, found, f"{nbytes} bytes of files", "files that can hold so much")
+
+
+def _chunk_shape(node: str, grid: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[int, ...]:
+    name = f"the chunk shape of {node!r}"
+    settings = as_mapping(name, grid.get("configuration"))
+    chunks = as_lengths(name, settings.get("chunk_shape"), least=1)
+    expect(len(chunks) == len(shape), name, chunks, f"{len(shape)} axes")
+    return chunks
+
+
+def _named(name: str, value: object) -> Mapping[str, Any]:
+    """Return a mapping with a name and perhaps a configuration."""
+    found = as_mapping(name, value)
+    as_text(f"the name in {name}", found.get("name"))
+    as_mapping(f"the configuration in {name}", found.get("configuration", {}))
+    return found
+
+
+def _check_codecs(name: str, value: object) -> list[Mapping[str, Any]]:
+    codecs = [_named(name, codec) for codec in as_list(name, value)]
+    expect(len(codecs) > 0, name, value, "at least one codec")
+    return codecs
+
+
+def _check_sharding(
+    node: str, codecs: list[Mapping[str, Any]], outer: tuple[int, ...]
+) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the chunks in a shard and the size of its index."""
+    name = f"the shards of {node!r}"
+    expect(len(codecs) == 1, name, len(codecs), "no codec besides")
+    settings = as_mapping(name, codecs[0].get("configuration"))
+    inner = _chunk_shape(node, codecs[0], outer)
+    expect(
+        not any(n % m for n, m in zip(outer, inner, strict=True)),
+        name, f"{outer} with chunks {inner}", "whole chunks",
+    )  # fmt: skip
+    _check_codecs(f"codecs in {name}", settings.get("codecs"))
+    _check_codecs(f"index_codecs in {name}", settings.get("index_codecs"))
+    place = settings.get("index_location", "end")
+    expect(place in ("start", "end"), f"index_location in {name}", place, "'start' or 'end'")
+    return inner, 16 * math.prod(n // m for n, m in zip(outer, inner, strict=True))
+
+
+def _files_nbytes(
+    node: str,
+    entry: Mapping[str, Any],
+    grid: tuple[int, ...],
+    files: Mapping[str, Mapping[str, Any]],
+) -> list[int]:
+    """Return the size of every chunk file of an array; all must be listed."""
+    # Compared before a key is made: the shape may be that of an array which nothing could hold.
+    count = math.prod(grid)
+    name = f"array {node!r} of shape {'x'.join(map(str, entry['shape']))}"
+    expect(count <= len(files), name, f"{count} chunk files", f"at most the {len(files)} listed")
+    nbytes = []
+    for key in _chunk_keys(node, entry, grid):
+        expect(key in files, f"file {key!r}", None, "every chunk file in the manifest")
+        nbytes.append(int(files[key]["size"]))
+    return nbytes
+
+
+def _chunk_keys(node: str, entry: Mapping[str, Any], grid: tuple[int, ...]) -> Iterator[str]:
+    name = f"chunk_key_encoding of {node!r}"
+    encoding = _named(name, entry.get("chunk_key_encoding"))
+    kind = encoding["name"]
+    expect(kind in ("default", "v2"), name, kind, "'default' or 'v2'")
+    usual = "/" if kind == "default" else "."
+    separator = encoding.get("configuration", {}).get("separator", usual)
+    expect(separator in ("/", "."), f"separator in {name}", separator, "'/' or '.'")
+    for numbers in itertools.product(*map(range, grid)):
+        parts = [str(number) for number in numbers]
+        if kind == "default":
+            parts = ["c", *parts]
+        yield f"{node}/{separator.join(parts) or '0'}"
+
+
+def _check_field(node: str, entry: Mapping[str, Any], n_frames: int, size: int) -> None:
+    """Check an array of the schema against the frames, whose shape is (n_frames, size, size)."""
+    field = FIELDS.get(node)
+    shape, dtype = entry["shape"], entry["data_type"]
+    name = f"the shape of {node!r}"
+    known = _FIXED.get(node, _DTYPES if field is None or not field.per_frame else _NUMBERS)
+    expect(dtype in known, f"data_type of {node!r}", dtype, f"one of {', '.join(sorted(known))}")
+    if field is None and not node.startswith(f"{MASKED}/"):
+        return
+    try:
+        n_axes = len(array_dims(node, len(shape)))
+    except SchemaError as error:
+        raise UnexpectedFormError(str(error)) from error
+    expect(n_axes == len(shape), name, shape, f"{n_axes} axes")
+    if field is not None and field.per_frame:
+        expect(shape[0] == n_frames, name, shape, f"{n_frames} rows, as 'diffraction' has")
+    if node in ("positions", "positions_start"):
+        expect(shape[1] == 2, name, shape, f"({n_frames}, 2)")
+    if node == "bad_pixels":
+        expect(shape == [size, size], name, shape, f"({size}, {size})")
+    expect(field is None or 0 not in shape, name, shape, "no axis of length 0")
+
+
+def _check_masked(nodes: Mapping[str, Any]) -> None:
+    pair = [f"{MASKED}/index", f"{MASKED}/value"]
+    found = [nodes[node]["shape"] for node in pair if _is_array(nodes, node)]
+    holds = not found or (len(found) == 2 and found[0] == found[1])
+    expect(holds, f"the shapes of {' and '.join(pair)}", found, "two of one length")
