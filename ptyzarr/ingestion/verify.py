@@ -42,6 +42,7 @@ from ptyzarr.store import (
     is_url,
     list_keys,
     open_store,
+    read_errors,
     read_root,
     remote_access,
     start_array_digest,
@@ -228,8 +229,9 @@ def _content_digest(store: ScanStore, node: str) -> str:
         return array_digest(getattr(store, node))
     array = store.array(node)
     state = start_array_digest(array.dtype, array.shape)
-    for block in _array_blocks(array):
-        state.update(array_bytes(block))
+    with read_errors(f"{store.path}: array {node!r}"):
+        for block in _array_blocks(array):
+            state.update(array_bytes(block))
     return state.hexdigest()
 
 

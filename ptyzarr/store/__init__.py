@@ -2,6 +2,7 @@
 
 from ptyzarr.store.access import RemoteAccess, is_url, remote_access, scan_name
 from ptyzarr.store.arrayset import write_array_set
+from ptyzarr.store.checking import read_errors
 from ptyzarr.store.manifest import (
     check_digests,
     check_sizes,
@@ -77,6 +78,7 @@ __all__ = [
     "open_store",
     "open_stores",
     "parse_root",
+    "read_errors",
     "read_node",
     "read_root",
     "remote_access",

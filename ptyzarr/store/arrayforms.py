@@ -117,6 +117,7 @@ def _check_array(
     dtype = entry.get("data_type")
     is_known = isinstance(dtype, str) and dtype in _DTYPES
     expect(is_known, f"data_type of {node!r}", dtype, "a core data type of zarr v3")
+    _check_fill(f"fill_value of {node!r}", entry.get("fill_value"), np.dtype(dtype))
     grid = _named(f"chunk_grid of {node!r}", entry.get("chunk_grid"))
     expect(grid["name"] == "regular", f"chunk_grid of {node!r}", grid["name"], "'regular'")
     outer = _chunk_shape(node, grid, shape)
@@ -133,6 +134,26 @@ def _check_array(
     expect(held >= index_nbytes, f"the shards of {node!r}", held, f"{index_nbytes} bytes or more")
     _check_held(f"a chunk of {node!r}", inner, itemsize, held)
     _check_held(f"array {node!r}", shape, itemsize, sum(nbytes))
+
+
+def _check_fill(name: str, value: object, dtype: np.dtype[Any]) -> None:
+    """Check a fill value, which nothing is ever read as, but zarr converts without a look."""
+    if dtype.kind == "c":
+        parts = as_list(name, value)
+        expect(len(parts) == 2, name, value, "real and imaginary part")
+        for part in parts:
+            _check_fill(name, part, np.dtype(f"f{dtype.itemsize // 2}"))
+        return
+    if dtype.kind == "b":
+        holds = type(value) is bool
+    elif dtype.kind == "f":
+        is_special = isinstance(value, str) and value in ("NaN", "Infinity", "-Infinity")
+        is_number = isinstance(value, int | float) and abs(value) <= float(np.finfo(dtype).max)
+        holds = is_special or is_number
+    else:
+        limits = np.iinfo(dtype)
+        holds = type(value) is int and limits.min <= value <= limits.max
+    expect(holds, name, value, f"a value of data type {dtype}")
 
 
 def _check_held(name: str, shape: tuple[int, ...], itemsize: int, nbytes: int) -> None:

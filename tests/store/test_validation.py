@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import make_npz
 
-from ptyzarr.errors import DamagedStoreError, PtyzarrError, SchemaError
+from ptyzarr.errors import DamagedStoreError, PtyzarrError, SchemaError, VerificationError
 from ptyzarr.ingestion import ingest, verify
 from ptyzarr.store import ROOT_KEY, check_root, open_store, parse_root
 
@@ -121,6 +121,9 @@ CHANGES = [
     pytest.param(rename("extra/table", "/etc/x"), "inside the store", id="absolute node"),
     pytest.param(rename("extra/table", ""), "inside the store", id="node of no name"),
     pytest.param(rename("extra/table", "extra/other"), "manifest lists", id="unlisted node"),
+    pytest.param(put("nodes.frame_hash.fill_value", -1), "of data type uint64", id="fill value"),
+    pytest.param(put("nodes.frame_power.fill_value", 10**400), "float64", id="long fill value"),
+    pytest.param(put("nodes.probe_guess.fill_value", [0, "x"]), "float32", id="complex fill value"),
     pytest.param(drop("source"), "source is None", id="no source"),
     pytest.param(put("source", []), "source is []", id="source as a list"),
     pytest.param(put("source.size", "9"), "source.size is '9'", id="size as text"),
@@ -158,6 +161,15 @@ def test_forged_root_is_refused_when_it_is_opened(forged, change, match):
     assert "expected" in message
     assert "\n" not in message
     assert len(message) < 600 + len(str(path))
+
+
+def test_data_type_that_the_bytes_are_not_is_found_by_verify(forged):
+    def change(attributes: Any, nodes: Any) -> None:
+        nodes["extra/table"]["data_type"] = "float16"
+        nodes["extra/table"]["fill_value"] = 0.0
+
+    with pytest.raises(VerificationError, match="extra/table"):
+        verify(forged(change))
 
 
 @pytest.mark.parametrize(
