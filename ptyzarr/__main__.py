@@ -17,7 +17,16 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("ptyzarr: interrupted\n")
         sys.exit(_INTERRUPTED)
-    command_line.main()
+    try:
+        command_line.main()
+    except KeyboardInterrupt:  # a second one, while the first was being told
+        sys.exit(_INTERRUPTED)
+    finally:
+        # Nothing may follow the one line: no other signal, and nothing of what an interrupt left
+        # half made when it is destroyed.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        sys.unraisablehook = lambda _: None
 
 
 if __name__ == "__main__":

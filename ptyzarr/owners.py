@@ -29,7 +29,7 @@ def parse_owner(text: str | bytes) -> dict[str, Any]:
     """Return the description in a file; empty where it is none, or not yet whole."""
     try:
         owner = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return owner if isinstance(owner, dict) else {}
 

@@ -22,6 +22,7 @@ from ptyzarr.owners import describe_self, is_dead, parse_owner
 
 HEARTBEAT_S = 30.0
 _STALE_S = 300.0  # a lock of another machine that looks so old is watched, and then abandoned
+TORN_S = 2.0  # a lock without an owner is watched so long, and then taken over
 _ATTEMPTS = 8
 
 
@@ -29,9 +30,10 @@ _ATTEMPTS = 8
 def lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the folder is made, and removed if it is empty at the end.
 
-    A lock is taken over when its owner is gone: a dead process of this machine, or one of another
-    machine that seems to have given no sign of life for five minutes and gives none during the
-    minute in which this call then watches it.
+    A lock is taken over when its owner is gone: a dead process of this machine, one that a damaged
+    lock no longer names (after two seconds), or one of another machine that seems to have given no
+    sign of life for five minutes and gives none during the minute in which this call then watches
+    it.
 
     Parameters
     ----------
@@ -64,6 +66,10 @@ def lock(folder: Path) -> Iterator[None]:
 def _take(folder: Path, owner: dict[str, Any]) -> Path:
     for _ in range(_ATTEMPTS):
         chain = _chain(folder)
+        if not chain and (folder / "lock").is_symlink():
+            raise ScanExistsError(
+                f"{folder / 'lock'} is a link to nowhere; expected a lock file or none; remove it"
+            )
         if chain and not _is_gone(*chain[-1]):
             held_by = chain[-1][1]
             raise ScanExistsError(
@@ -89,19 +95,42 @@ def _take(folder: Path, owner: dict[str, Any]) -> Path:
 
 
 def _create(path: Path, owner: dict[str, Any]) -> bool:
-    """Create a lock file; return False if it is there already or its folder just went away."""
+    """Create a lock file; return False if it is there already or its folder just went away.
+
+    It is written under another name first, so that nobody ever sees it half.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    private = path.with_name(f".{path.name}.{owner['token']}")
     try:
-        fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        _write(private, owner)
+        try:
+            os.link(private, path)
+        except FileExistsError:
+            # A server that repeats a request whose answer was lost finds what it made itself.
+            return private.stat().st_nlink > 1
+        except FileNotFoundError:
+            return False
+        except OSError:  # a file system without links
+            _write(path, owner)
     except (FileExistsError, FileNotFoundError):
         return False
+    finally:
+        with contextlib.suppress(OSError):
+            private.unlink()
+    return True
+
+
+def _write(path: Path, owner: dict[str, Any]) -> None:
+    """Create a file with an owner's description, forced to the disk."""
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     try:
         with os.fdopen(fd, "w") as file:
             json.dump(owner, file)
+            file.flush()
+            os.fsync(file.fileno())
     except BaseException:
         path.unlink(missing_ok=True)  # a lock without an owner would keep everybody out
         raise
-    return True
 
 
 def _release(folder: Path, owner: dict[str, Any]) -> None:
@@ -140,7 +169,8 @@ def _successor(folder: Path, path: Path, owner: dict[str, Any]) -> Path:
 
 def _owner(path: Path) -> dict[str, Any]:
     try:
-        return parse_owner(path.read_bytes())
+        # Reading a pipe would wait for ever.
+        return parse_owner(path.read_bytes()) if path.is_file() else {}
     except OSError:
         return {}
 
@@ -150,9 +180,22 @@ def _is_gone(path: Path, owner: dict[str, Any]) -> bool:
     if gone is not None:
         return gone
     try:
-        return _is_silent(path)
+        return _is_silent(path) if owner else _is_torn(path)
     except OSError:
         return True
+
+
+def _is_torn(path: Path) -> bool:
+    """Return whether a lock without a readable owner stays as it is.
+
+    A lock has its owner from the moment it can be seen, or the moment after where files cannot be
+    linked. Without one it was damaged since; its process may live, but cannot be known.
+    """
+    before = path.stat()
+    time.sleep(TORN_S)
+    after = path.stat()
+    is_same = (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    return is_same and not _owner(path)
 
 
 def _is_silent(path: Path) -> bool:

@@ -107,6 +107,8 @@ class Plan:
     def is_current(self, staging: Staging) -> bool:
         """Return whether the staging folder still holds this plan."""
         try:
+            if not staging.plan.is_file():
+                return False
             document = json.loads(staging.plan.read_text())
             return (document["key"], Kind(*document["kind"])) == (self.key, self.kind)
         except (OSError, ValueError, KeyError, TypeError):
@@ -132,6 +134,8 @@ class Plan:
     def load(cls, staging: Staging, key: str) -> Plan | None:
         """Return the saved plan if it is whole and has this key."""
         try:
+            if not staging.plan.is_file():
+                return None
             document = json.loads(staging.plan.read_text())
             digests = document.pop("arrays")
             if not _has_masked(staging, document.pop("masked")):
@@ -148,7 +152,7 @@ class Plan:
             document["kind"] = Kind(*document["kind"])
             plan = cls(**document, **arrays)
             return plan if plan.is_backed(staging) else None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
 

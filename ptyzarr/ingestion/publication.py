@@ -74,10 +74,12 @@ def publish(destination: str | os.PathLike[str]) -> ScanStore:
 
 
 def _read_request(staging: Staging) -> tuple[str, IngestConfig] | None:
+    if not staging.request.is_file():
+        return None
     try:
         document = json.loads(staging.request.read_text())
         return str(document["source"]), IngestConfig(**document["config"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

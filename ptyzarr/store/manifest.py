@@ -6,9 +6,11 @@ It also holds the digest of its own bytes, computed with that digest's digits as
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +25,9 @@ _READ_BYTES = 1024**2
 
 def file_digest(path: Path) -> tuple[int, str]:
     """Return (size, sha256) of a file, read in bounded memory."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        # Opening a pipe would wait for ever.
+        raise OSError(errno.EINVAL, "is no file", str(path))
     state, size = hashlib.sha256(), 0
     with path.open("rb") as file:
         while block := file.read(_READ_BYTES):
@@ -135,7 +140,7 @@ def parse_root(raw: bytes, path: object) -> dict[str, Any]:
 def was_written_here(root: Path) -> bool:
     """Return whether a folder holds a store of ours, in whatever state it is by now."""
     try:
-        raw = (root / ROOT_KEY).read_bytes()
+        raw = (root / ROOT_KEY).read_bytes() if (root / ROOT_KEY).is_file() else b""
     except OSError:
         raw = b""
     return _has_traces(raw) or (root / "frame_hash" / ROOT_KEY).is_file()

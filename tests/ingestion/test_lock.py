@@ -85,16 +85,9 @@ def test_reused_process_number_is_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("age_s", [0, 1000])
-@pytest.mark.parametrize(
-    "owner",
-    [
-        pytest.param({"token": "a1", "host": "elsewhere", "pid": 1}, id="another machine"),
-        pytest.param({}, id="nothing written"),
-    ],
-)
-def test_unknown_owner_is_judged_by_its_heartbeat(tmp_path, monkeypatch, owner, age_s):
+def test_owner_elsewhere_is_judged_by_its_heartbeat(tmp_path, monkeypatch, age_s):
     monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.01)
-    path = leave_lock(tmp_path / "lock", **owner)
+    path = leave_lock(tmp_path / "lock", token="a1", host="elsewhere", pid=1)
     stamp = path.stat().st_mtime - age_s
     os.utime(path, (stamp, stamp))
     if age_s:
@@ -103,6 +96,42 @@ def test_unknown_owner_is_judged_by_its_heartbeat(tmp_path, monkeypatch, owner, 
     else:
         with pytest.raises(ScanExistsError, match="wait for it"), lock(tmp_path):
             raise AssertionError("two holders")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b'{"token": "a', b"\x00\xff", b"[" * 100_000, b"[]"],
+    ids=["empty", "null", "cut", "binary", "deep", "list"],
+)  # fmt: skip
+def test_torn_lock_is_taken_over(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("ptyzarr.ingestion.lock.TORN_S", 0.01)
+    (tmp_path / "lock").write_bytes(content)
+    with lock(tmp_path):
+        pass
+    assert not tmp_path.exists() or os.listdir(tmp_path) == []
+
+
+def test_lock_that_is_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptyzarr.ingestion.lock.TORN_S", 0.01)
+    os.mkfifo(tmp_path / "lock")
+    with lock(tmp_path):
+        pass
+
+
+def test_lock_that_is_a_link_to_nowhere_is_named(tmp_path):
+    (tmp_path / "lock").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ScanExistsError, match="link to nowhere"), lock(tmp_path):
+        raise AssertionError("held")
+
+
+def test_lock_without_links_is_created_exclusively(tmp_path, monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise PermissionError(1, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with lock(tmp_path / "staging"):
+        with pytest.raises(ScanExistsError, match="being written"), lock(tmp_path / "staging"):
+            raise AssertionError("two holders")
+        assert os.listdir(tmp_path / "staging") == ["lock"]
 
 
 @pytest.mark.parametrize("jump_s", [3600, 1e9])
@@ -134,15 +163,15 @@ def test_stale_view_of_a_released_chain_gives_no_lock(tmp_path, monkeypatch):
     """While we look at a dead lock another process takes it over, ends, and a third one begins."""
     here = socket.gethostname()
     leave_lock(tmp_path / "lock", token="a1", host=here, pid=dead_pid())
-    open_file = os.open
+    link = os.link
 
-    def open_late(path: Any, flags: int, *rest: Any) -> int:
+    def link_late(source: Any, path: Any) -> None:
         if Path(path).name == "lock-a1":
             (tmp_path / "lock").unlink()
             leave_lock(tmp_path / "lock", token="c3", host=here, pid=os.getppid())
-        return open_file(path, flags, *rest)
+        link(source, path)
 
-    monkeypatch.setattr(os, "open", open_late)
+    monkeypatch.setattr(os, "link", link_late)
     with pytest.raises(ScanExistsError, match=f"process {os.getppid()}"), lock(tmp_path):
         raise AssertionError("two holders")
     assert os.listdir(tmp_path) == ["lock"]
@@ -152,7 +181,7 @@ def test_folder_that_disappears_is_made_again(tmp_path, monkeypatch):
     open_file, gone = os.open, []
 
     def open_late(path: Any, flags: int, *rest: Any) -> int:
-        if Path(path).name == "lock" and not gone:
+        if Path(path).name.startswith(".lock") and not gone:
             gone.append(path)
             (tmp_path / "staging").rmdir()
         return open_file(path, flags, *rest)

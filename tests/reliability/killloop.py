@@ -104,8 +104,8 @@ def _run_command(job: dict[str, Any]) -> int:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     try:
-        command_line = importlib.import_module("ptyzarr.cli")
-        command_line.main(job["arguments"])
+        sys.argv = ["ptyzarr", *job["arguments"]]
+        importlib.import_module("ptyzarr.__main__").main()
     except SystemExit as error:
         code = error.code
     sys.stdout.flush()
