@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -205,6 +206,8 @@ def _stamp(folder: Path) -> Stamp | None:
         found = os.stat(folder / ROOT_KEY)
     except OSError:
         return None
+    if not stat.S_ISREG(found.st_mode):
+        return None  # opening a pipe would wait for ever
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -164,6 +164,22 @@ def test_a_store_without_its_root_is_listed_as_unfinished(
     assert client.ask("/v1/scans/run_1").status == 404
 
 
+def test_roots_that_are_a_pipe_or_brackets_alone_stop_nobody(
+    folder: Path, start: Callable[..., Client]
+) -> None:
+    client = start(folder)
+    for name in ("pipe.zarr", "deep.zarr"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe.zarr" / "zarr.json")
+    (folder / "deep.zarr" / "zarr.json").write_text("[" * 200_000)
+    entries = {entry["id"]: entry for entry in client.ask("/v1/scans").json["scans"]}
+    assert {"run_1", "run_2", "run_10"} <= set(entries)
+    assert entries["run_1"]["n_frames"] > 0
+    assert client.ask("/v1/scans/pipe").status in (404, 500)
+    assert client.ask("/v1/scans/deep").status in (404, 500)
+    assert client.ask("/v1/scans/run_1").status == 200
+
+
 def test_what_is_no_store_is_not_listed(folder: Path, start: Callable[..., Client]) -> None:
     (folder / "notes").mkdir()
     (folder / "empty.zarr").mkdir()
