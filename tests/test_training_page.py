@@ -24,6 +24,8 @@ def blocks() -> list[tuple[str, str, int]]:
     ]
 
 
+# Lightning 2.6 takes batches apart in a way that torch 2.13 calls deprecated.
+@pytest.mark.filterwarnings(r"ignore:.isinstance\(treespec, LeafSpec\). is deprecated")
 @pytest.mark.slow
 @pytest.mark.filterwarnings(
     # torchdata 0.11 calls what torch 2.13 has deprecated.
