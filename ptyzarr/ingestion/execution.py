@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dask.base import compute
@@ -17,6 +19,8 @@ from ptyzarr.ingestion.kinds import Kind
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.ingestion.write import SPARE_BLOCKS, ShardJob, ShardReport, write_one_shard
 from ptyzarr.progress import Progress
+
+KNOCK_S = 10.0  # how long a scheduler may take to answer
 
 
 def write_shards(
@@ -87,14 +91,25 @@ def _in_threads(job: ShardJob, shards: range, n_workers: int, progress: Progress
 def _on_cluster(tasks: list[Any], address: str) -> Iterator[ShardReport]:
     """Yield the report of each shard as a dask.distributed cluster finishes it."""
     try:
-        from distributed import Client, as_completed
+        from distributed import Client, Security, as_completed
+        from distributed.comm.core import connect
         from distributed.scheduler import KilledWorker
     except ImportError as error:
         raise DeviceError(
             "--scheduler needs dask.distributed, which is not installed; install 'ptyzarr[cluster]'"
         ) from error
+
+    async def knock() -> None:
+        secrets = Security().get_connection_args("client")
+        comm = await connect(address, timeout=KNOCK_S, **secrets)
+        await comm.close()
+
     try:
-        client = Client(address, timeout="10s", set_as_default=False)
+        # First without a client: one that fails to start is garbage whose collection waits for a
+        # loop, and if that is the loop of the next client, neither ever runs.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, knock()).result()
+        client = Client(address, timeout=KNOCK_S, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(f"no scheduler answers at {address!r}: {error}") from error
     with client:

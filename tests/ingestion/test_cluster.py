@@ -115,6 +115,7 @@ def test_graph_of_many_shards_is_small_and_each_task_names_one(tmp_path, set_siz
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("distributed.comm.core.connect", connect_to_nobody)
     monkeypatch.setattr(distributed, "Client", Client)
     monkeypatch.setattr(distributed, "as_completed", stop)
     n_shards = 1000
@@ -127,6 +128,16 @@ def test_graph_of_many_shards_is_small_and_each_task_names_one(tmp_path, set_siz
     for key, task in graph.items():
         if key.startswith("write-shard-"):
             assert {name.rsplit("-", 1)[0] for name in task.dependencies} == {"shard-job"}
+
+
+class FakeComm:
+    """A connection to nobody."""
+
+    async def close(self) -> None: ...
+
+
+async def connect_to_nobody(*_: object, **__: object) -> FakeComm:
+    return FakeComm()
 
 
 class FakeClient:
@@ -157,6 +168,7 @@ def test_dying_workers_are_said_and_resumable(tmp_path, monkeypatch):
     def die(*_: object, **__: object) -> None:
         raise killed
 
+    monkeypatch.setattr("distributed.comm.core.connect", connect_to_nobody)
     monkeypatch.setattr(distributed, "Client", FakeClient)
     monkeypatch.setattr(distributed, "as_completed", die)
     source = make_npz(tmp_path / "scan.npz")
