@@ -9,11 +9,13 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ptyzarr.errors import BudgetError
 from ptyzarr.power import sum_squares
 
 Quantity = Literal["amplitude", "counts"]
 
 _SQUARES_NBYTES = 1024**2
+_READ_NBYTES = 8 * 1024**2
 _COMPILED = frozenset(("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"))
 
 
@@ -177,7 +179,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
-    """A source file opened: the small arrays read and checked, the frames ready to be read.
+    """A source file opened: the small arrays read and checked, frames and object ready to be read.
 
     Attributes
     ----------
@@ -196,7 +198,8 @@ class Scan:
     positions, positions_start : (n, 2) x, y in object pixels
     scan_index : (n,) or None
     probe_guess : ([mode,] N, N)
-    object_guess : (H, W) or None
+    object_reader
+        Reader of the (H, W) object guess, whose area grows with that of the scan; None without one.
     extra
         Every other member by its original key.
     lengths
@@ -222,12 +225,20 @@ class Scan:
     positions_start: NDArray[Any] | None
     scan_index: NDArray[Any] | None
     probe_guess: NDArray[Any]
-    object_guess: NDArray[Any] | None
+    object_reader: MemberReader | None
     extra: Mapping[str, MemberReader]
     lengths: Mapping[str, int]
     members: tuple[Member, ...]
     bad_pixels: NDArray[np.bool_] | None = None
     origin: Origin | None = None
+
+    @property
+    def object_guess(self) -> NDArray[Any] | None:
+        """The (H, W) object guess, read anew at each look; None without one.
+
+        Raises `BudgetError` if there is no memory for it, `SourceError` if its member is damaged.
+        """
+        return None if self.object_reader is None else _read_whole(self.object_reader, self.name)
 
     @property
     def frames_member(self) -> Member:
@@ -248,6 +259,21 @@ class Scan:
     def frame_size(self) -> int:
         """Width of a frame in pixels."""
         return int(self.frames.shape[1])
+
+
+def _read_whole(reader: MemberReader, name: str) -> NDArray[Any]:
+    try:
+        out = np.empty(reader.shape, reader.dtype)
+    except MemoryError as error:
+        raise BudgetError(
+            f"{name}: the object guess of {reader.shape} {reader.dtype} does not fit in memory; "
+            "expected one that does; leave it out of the file or use a larger machine"
+        ) from error
+    row = 0
+    for block in reader.blocks(_READ_NBYTES):
+        out[row : row + len(block)] = block
+        row += len(block)
+    return out
 
 
 @runtime_checkable

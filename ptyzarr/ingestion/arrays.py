@@ -53,8 +53,10 @@ def write_arrays(
     writer.create_frames(plan.format, plan.kind.quantity, limits)
     _write_per_frame(writer, scan, plan, records)
     writer.write_array("probe_guess", scan.probe_guess)
-    if scan.object_guess is not None:
-        writer.write_array("object_guess", scan.object_guess)
+    if scan.object_reader is not None:
+        reader = scan.object_reader
+        blocks = reader.blocks(_BLOCK_BYTES)
+        writer.stream_array("object_guess", reader.shape, reader.dtype, blocks)
     if scan.bad_pixels is not None:
         writer.write_array("bad_pixels", scan.bad_pixels)
     for key, node in node_names(scan.extra).items():

@@ -65,14 +65,14 @@ def _worker_bytes(scan: Scan) -> int:
 
 def _held_bytes(scan: Scan) -> int:
     """Return what is in memory whatever the size of a block."""
-    whole = (scan.probe_guess, scan.object_guess)
-    # Fortran order is turned in a second array; a row of another member is read at once.
-    arrays = 2 * sum(array.nbytes for array in whole if array is not None)
+    # Fortran order is turned in a second array; a row of what is streamed is read at once.
+    probe = 2 * scan.probe_guess.nbytes
+    streamed = [*scan.extra.values(), *([scan.object_reader] if scan.object_reader else [])]
     rows = (
         math.prod(member.shape[1:]) * member.dtype.itemsize
-        for member in scan.extra.values()
+        for member in streamed
         if 0 not in member.shape
     )
     each = _BYTES_PER_FRAME * scan.n_frames + _BYTES_PER_MEMBER * len(scan.members)
     held = 0 if scan.origin is None else scan.origin.held_nbytes
-    return _FIXED_BYTES + each + arrays + 3 * max(rows, default=0) + held
+    return _FIXED_BYTES + each + probe + 3 * max(rows, default=0) + held

@@ -255,12 +255,15 @@ def _derive(
         origin, origin.digest, pixels, source["quantity"] == "counts", source["frame_dtype"]
     )
     fields = _moved_fields(origin, step)
+    object_guess = fields.pop("object_guess")
     extra, carried, left_out = _carried(origin, size, new_size, is_moved=_is_moved(step))
     root = os.path.join(os.path.abspath(origin.path), ROOT_KEY)
     status = os.stat(root)
-    object_guess = origin.object_guess
     members = published_members(
-        source["frames_key"], frames.shape, frames.dtype, {**fields, "bad_pixels": bad_pixels}
+        source["frames_key"],
+        frames.shape,
+        frames.dtype,
+        {**fields, "object_guess": object_guess, "bad_pixels": bad_pixels},
     )
     return Scan(
         name=step["store"],
@@ -272,6 +275,7 @@ def _derive(
         axes="nyx",
         quantity=source["quantity"],
         **fields,
+        object_reader=None if object_guess is None else ArrayReader(object_guess),
         extra=extra,
         lengths={members[0].name.removesuffix(".npy"): origin.n_frames},
         members=(*members, *carried),
@@ -281,7 +285,7 @@ def _derive(
             transforms=(*origin.transforms, {**step, "left_out": left_out}),
             held_nbytes=_BYTES_PER_FRAME * origin.n_frames
             + origin.probe_guess.nbytes
-            + (0 if object_guess is None else object_guess.nbytes)
+            + sum(a.nbytes for a in (object_guess, origin.object_guess) if a is not None)
             + pixels.nbytes,
             worker_nbytes=frames.worker_nbytes,
         ),

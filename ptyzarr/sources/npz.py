@@ -69,7 +69,7 @@ _Places = dict[str, tuple[str, int | None]]
 
 
 def open_npz(path: str, options: ReadOptions) -> Scan:
-    """Return the scan in an NPZ file; small arrays are read, frames are not.
+    """Return the scan in an NPZ file; small arrays are read, frames and object are not.
 
     Parameters
     ----------
@@ -103,7 +103,8 @@ def open_npz(path: str, options: ReadOptions) -> Scan:
     found = _find_members(file)
     per_frame = _measure(file, found, options)
     places = _places(found, per_frame)
-    _check_resident(file, found, set(places) - {per_frame.frames_key}, options.max_resident)
+    streamed = {per_frame.frames_key, OBJECT_KEY}
+    _check_resident(file, found, set(places) - streamed, options.max_resident)
     n_frames = per_frame.n_frames
     positions = _read_pair(found, POSITION_KEYS, n_frames, places)
     start = _read_pair(found, START_KEYS, n_frames, places) if per_frame.start_keys else None
@@ -127,7 +128,7 @@ def open_npz(path: str, options: ReadOptions) -> Scan:
         positions_start=start,
         scan_index=scan_index,
         probe_guess=_read_probe(found),
-        object_guess=_read_object(found) if OBJECT_KEY in found else None,
+        object_reader=_object_reader(found, options) if OBJECT_KEY in found else None,
         extra=extra,
         lengths=per_frame.lengths,
         members=_members(found, places, node_names(extra)),
@@ -270,7 +271,7 @@ def _check_resident(
     total = sum(needs.values())
     if limit is not None and total > limit:
         raise BudgetError(
-            f"{file.name}: positions, probe and object need {total} bytes while they are read, "
+            f"{file.name}: positions and probe need {total} bytes while they are read, "
             f"most of them for {max(needs, key=needs.__getitem__)!r}; expected at most {limit}; "
             "give more memory"
         )
@@ -279,7 +280,7 @@ def _check_resident(
 def _resident_bytes(key: str, found: _Found) -> int:
     """Return what an array takes while it becomes a field, copies included."""
     header = found.array_header
-    if key in (PROBE_KEY, OBJECT_KEY):
+    if key == PROBE_KEY:
         return header.nbytes * (2 if header.is_fortran else 1)
     return header.nbytes * 3  # the column, its part of the pair, what compares them
 
@@ -326,25 +327,28 @@ def _read_probe(found: dict[str, _Found]) -> NDArray[Any]:
         raise ShapeError(
             f"{member.what} has shape {shape}; expected (N, N) or (modes, N, N); check the probe"
         )
-    return _read_numbers(member, header)
+    _check_numbers(member, header)
+    return read_array(member, header)
 
 
-def _read_object(found: dict[str, _Found]) -> NDArray[Any]:
+def _object_reader(found: dict[str, _Found], options: ReadOptions) -> MemberReader:
+    """Return what reads the object, which was looked through: damage is told before any work."""
     member, header = found[OBJECT_KEY].member, found[OBJECT_KEY].array_header
     if len(header.shape) != 2 or 0 in header.shape:
         raise ShapeError(
             f"{member.what} has shape {header.shape}; expected (H, W); check the object"
         )
-    return _read_numbers(member, header)
+    _check_numbers(member, header)
+    member.verify()
+    return member_reader(member, header, options.spool_dir)
 
 
-def _read_numbers(member: MemberBytes, header: NpyHeader) -> NDArray[Any]:
+def _check_numbers(member: MemberBytes, header: NpyHeader) -> None:
     if not is_core_dtype(header.dtype):
         raise SourceError(
             f"{member.what} has dtype {header.dtype!s:.80}; expected complex64, complex128 or "
             "another type of at most 64 bits a component; convert it"
         )
-    return read_array(member, header)
 
 
 def _extra(

@@ -370,7 +370,7 @@ def test_what_is_declared_is_never_allocated_beyond_the_budget(tmp_path: Path) -
     mib = 2**20
     sources = [
         sparse_directory(tmp_path / "directory.npz"),
-        declared(tmp_path / "object.npz", "objectGuess", "(4096, 6144)", "<c8", 192 * mib),
+        declared(tmp_path / "object.npz", "objectGuess", f"(1, {24 * mib})", "<c8", 192 * mib),
         declared(tmp_path / "probe.npz", "probeGuess", "(5120, 5120)", "<c8", 200 * mib),
         declared(tmp_path / "x.npz", "xcoords", f"({12 * mib},)", "<f8", 96 * mib),
         declared(tmp_path / "frames.npz", "diff3d", "(40, 2560, 2560)", "|u1", 250 * mib),
@@ -381,3 +381,15 @@ def test_what_is_declared_is_never_allocated_beyond_the_budget(tmp_path: Path) -
     assert done.stdout.split() == ["3"] * len(sources), done.stderr
     assert done.stderr.count("\n") == len(sources)
     assert sorted(os.listdir(tmp_path)) == sorted(source.name for source in sources)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
+def test_object_larger_than_the_budget_is_stored(tmp_path: Path) -> None:
+    source = declared(tmp_path / "scan.npz", "objectGuess", "(8192, 6144)", "<c8", 384 * 2**20)
+    within = _WITHIN.replace("128", "256")  # stacks of threads count, too
+    command = [sys.executable, "-c", within, tmp_path / "scan.zarr", source]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with closing(open_store(tmp_path / "scan.zarr")) as store:
+        assert store.array("object_guess").shape == (8192, 6144)

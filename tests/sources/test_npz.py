@@ -212,19 +212,41 @@ def test_field_of_impossible_dtype_is_refused(path, key, value):
 
 
 def test_small_arrays_beyond_the_limit_are_refused_before_they_are_read(path):
-    write_npz(path, make_arrays() | {"objectGuess": np.zeros((100, 100), complex)})
-    with pytest.raises(BudgetError, match="objectGuess"):
+    write_npz(path, make_arrays() | {"probeGuess": np.zeros((100, 100), complex)})
+    with pytest.raises(BudgetError, match="probeGuess"):
         open_source(path, max_resident=100_000)
-    assert open_source(path, max_resident=200_000).object_guess.shape == (100, 100)
+    assert open_source(path, max_resident=200_000).probe_guess.shape == (100, 100)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("is_deflated", [False, True])
+def test_object_is_looked_through_but_not_held(path, order, is_deflated):
+    rng = np.random.default_rng(3)
+    guess = np.asarray(rng.normal(size=(990, 2020)).view(complex), order=order)
+    write_npz(path, make_arrays() | {"objectGuess": guess}, is_deflated=is_deflated)
+    tracemalloc.start()
+    scan = open_source(path, max_resident=100_000)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22 < guess.nbytes
+    assert scan.object_guess.flags.c_contiguous
+    assert np.array_equal(scan.object_guess, guess)
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("objectGuess.npy").header_offset + 500_000
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="objectGuess"):
+        open_source(path)
 
 
 @pytest.mark.parametrize(
     ("overrides", "need"),
     [
         pytest.param(
-            {"objectGuess": np.zeros((990, 1010), complex, "F")}, 2 * 15_998_400, id="turned"
+            {"probeGuess": np.zeros((999, 999), complex, "F")}, 2 * 15_968_016, id="turned"
         ),
-        pytest.param({"objectGuess": np.zeros((990, 1010), complex)}, 15_998_400, id="as it is"),
+        pytest.param({"probeGuess": np.zeros((999, 999), complex)}, 15_968_016, id="as it is"),
         pytest.param({"xcoords": np.zeros(200_000)}, 3 * 1_600_000, id="column"),
         pytest.param({"scan_index": np.zeros(200_000, int)}, 3 * 1_600_000, id="scan index"),
     ],
