@@ -27,6 +27,7 @@ from ptyzarr.store import (
 
 PIXEL_SIZE_KEY = "object_pixel_m"
 _BLOCK_BYTES = 8 * 1024**2
+_OBJECT_BYTES = 2 * 1024**2  # of a chunk, which zarr holds three times while it is written
 _PLANCK_TIMES_C_EV_M = 1.239841984e-6
 
 
@@ -51,12 +52,14 @@ def write_arrays(
     max_wide = int(records["n_wide"].max()) if is_integer else 0
     limits = int(records["n_nonzero"].max()), max_wide
     writer.create_frames(plan.format, plan.kind.quantity, limits)
-    _write_per_frame(writer, scan, plan, records)
-    writer.write_array("probe_guess", scan.probe_guess)
     if scan.object_reader is not None:
         reader = scan.object_reader
-        blocks = reader.blocks(_BLOCK_BYTES)
-        writer.stream_array("object_guess", reader.shape, reader.dtype, blocks)
+        blocks = reader.blocks(_OBJECT_BYTES)
+        writer.stream_array(
+            "object_guess", reader.shape, reader.dtype, blocks, chunk_bytes=_OBJECT_BYTES
+        )
+    writer.write_array("probe_guess", scan.probe_guess)
+    _write_per_frame(writer, scan, plan, records)
     if scan.bad_pixels is not None:
         writer.write_array("bad_pixels", scan.bad_pixels)
     for key, node in node_names(scan.extra).items():

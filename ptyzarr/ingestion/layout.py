@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ptyzarr.compiled import kernel
 
 _CURVE_BITS = 24
+_BLOCK_ROWS = 65536  # positions whose place on the curve is found at once
 _CHUNK_BYTES = 16 * 1024  # stored bytes, decoded
 _MAX_CHUNK_FRAMES = 16
 _SHARD_BYTES = 256 * 1024**2
@@ -69,15 +70,18 @@ def hilbert_order(positions: NDArray[Any]) -> NDArray[np.int64]:
     -------
     (n,) int64, a permutation
     """
-    points = np.asarray(positions, np.float64)
-    low = points.min(axis=0)
+    low = positions.min(axis=0).astype(np.float64)
     # Halves first: the difference of two huge finite positions may overflow.
-    extent = float((points.max(axis=0) / 2 - low / 2).max())
-    cells = np.zeros(points.shape, np.int64)
+    extent = float((positions.max(axis=0).astype(np.float64) / 2 - low / 2).max())
+    distance = np.zeros(len(positions), np.int64)
     if extent > 0:
         top = 2**_CURVE_BITS - 1
-        cells = np.rint((points / 2 - low / 2) / extent * top).astype(np.int64)
-    return np.argsort(_curve_distance(cells, _CURVE_BITS), kind="stable").astype(np.int64)
+        for start in range(0, len(positions), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            points = positions[rows].astype(np.float64)
+            cells = np.rint((points / 2 - low / 2) / extent * top).astype(np.int64)
+            distance[rows] = _curve_distance(cells, _CURVE_BITS)
+    return np.argsort(distance, kind="stable").astype(np.int64, copy=False)
 
 
 #: Orders by the name that `IngestConfig.layout` takes.

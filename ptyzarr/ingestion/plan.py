@@ -229,4 +229,5 @@ def _plan_inputs(scan: Scan, config: IngestConfig) -> dict[str, Any]:
 
 
 def _array_file_digest(staging: Staging, name: str) -> str:
-    return hashlib.sha256((staging.plan_arrays / f"{name}.npy").read_bytes()).hexdigest()
+    with (staging.plan_arrays / f"{name}.npy").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

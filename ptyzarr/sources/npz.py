@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.errors import BudgetError, MissingFieldError, ShapeError, SourceError
@@ -20,7 +21,13 @@ from ptyzarr.sources.members import TrailingFrames, is_core_dtype, member_reader
 from ptyzarr.sources.nodes import label, node_names
 from ptyzarr.sources.npyheader import HEAD_LENGTH, MAGIC, NpyHeader, parse_header
 from ptyzarr.sources.options import ReadOptions
-from ptyzarr.sources.positions import check_column, common_length, is_exact, stack_columns
+from ptyzarr.sources.positions import (
+    check_column,
+    check_column_dtype,
+    common_length,
+    is_exact,
+    pair_dtype,
+)
 from ptyzarr.sources.zipdir import Entry, read_directory
 
 FRAME_KEYS = ("diff3d", "diffraction")
@@ -289,18 +296,21 @@ def _read_pair(
     found: dict[str, _Found], keys: tuple[str, ...], n_frames: int, places: _Places
 ) -> NDArray[Any]:
     """Return (n_frames, 2) positions; columns that they cannot give back leave `places`."""
-    columns = []
-    for key in keys:
+    dtypes = [found[key].array_header.native_dtype for key in keys]
+    for key, dtype in zip(keys, dtypes, strict=True):
+        check_column_dtype(dtype, found[key].member.what)
+    pair = np.empty((n_frames, 2), pair_dtype(*dtypes))
+    for axis, key in enumerate(keys):
         member = found[key].member
         column = read_array(member, found[key].array_header)
         check_column(column, member.what)
-        columns.append(column)
-    stacked = stack_columns(columns[0][:n_frames], columns[1][:n_frames])
-    for axis, (key, column) in enumerate(zip(keys, columns, strict=True)):
-        check_column(stacked[:, axis], found[key].member.what)
-        if len(column) > n_frames or not is_exact(column, stacked[:, axis]):
+        # Extended precision may exceed the range of float64; infinities are refused then.
+        with np.errstate(over="ignore"):
+            pair[:, axis] = column[:n_frames]
+        check_column(pair[:, axis], member.what)
+        if len(column) > n_frames or not is_exact(column, pair[:, axis]):
             del places[key]
-    return stacked
+    return pair
 
 
 def _read_scan_index(
@@ -317,7 +327,8 @@ def _read_scan_index(
     values = read_array(member, header)
     if len(values) > n_frames:
         del places[SCAN_INDEX_KEY]
-    return values[:n_frames].copy()
+        values = values[:n_frames].copy()
+    return values
 
 
 def _read_probe(found: dict[str, _Found]) -> NDArray[Any]:

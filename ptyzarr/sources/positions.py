@@ -43,6 +43,21 @@ def common_length(lengths: dict[str, int], incomplete: Incomplete, name: str) ->
     return shortest
 
 
+def check_column_dtype(dtype: np.dtype[Any], what: str) -> None:
+    """Refuse coordinates that are no numbers; `what` is file and member, for messages.
+
+    Raises
+    ------
+    SourceError
+        If these are neither integers nor floats.
+    """
+    if dtype.kind not in "iuf":
+        raise SourceError(
+            f"{what} has dtype {dtype!s:.80}; expected integers or floats in object pixels; "
+            "convert the positions"
+        )
+
+
 def check_column(column: NDArray[Any], what: str) -> None:
     """Refuse a coordinate that no tree of neighbours can hold.
 
@@ -55,13 +70,8 @@ def check_column(column: NDArray[Any], what: str) -> None:
     Raises
     ------
     SourceError
-        If the dtype is another, or a value is NaN, infinite or so large that its square overflows.
+        If a value is NaN, infinite or so large that its square overflows.
     """
-    if column.dtype.kind not in "iuf":
-        raise SourceError(
-            f"{what} has dtype {column.dtype!s:.80}; expected integers or floats in object pixels; "
-            "convert the positions"
-        )
     # Compared below zero and above, since the absolute value of the least integer overflows. In
     # float16 and float32 the bounds themselves become infinite, which leaves what is finite.
     with np.errstate(over="ignore"):
@@ -74,27 +84,16 @@ def check_column(column: NDArray[Any], what: str) -> None:
         )
 
 
-def stack_columns(x: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """Return positions in NumPy's result type of two columns (float64 for extended precision).
+def pair_dtype(x: np.dtype[Any], y: np.dtype[Any]) -> np.dtype[Any]:
+    """Return NumPy's result type of two columns, float64 for extended precision.
 
     Parameters
     ----------
-    x, y : (n,) integer or float, object pixels
-
-    Returns
-    -------
-    (n, 2), object pixels
-        Columns x, y.
+    x, y
+        Of the columns, integers or floats.
     """
-    dtype = np.result_type(x.dtype, y.dtype)
-    if dtype.kind == "f" and dtype.itemsize > 8:
-        dtype = np.dtype(np.float64)
-    out = np.empty((len(x), 2), dtype)
-    # Extended precision may exceed the range of float64; the caller refuses infinities.
-    with np.errstate(over="ignore"):
-        out[:, 0] = x
-        out[:, 1] = y
-    return out
+    dtype = np.result_type(x, y)
+    return np.dtype(np.float64) if dtype.kind == "f" and dtype.itemsize > 8 else dtype
 
 
 def is_exact(column: NDArray[Any], converted: NDArray[Any]) -> bool:

@@ -108,7 +108,7 @@ def frames_digest(amplitude_dtype: np.dtype[Any], hashes: NDArray[np.uint64], si
         Frame width in pixels.
     """
     state = hashlib.sha256(f"{little_endian(amplitude_dtype).str}{len(hashes)}x{size}".encode())
-    state.update(hashes.astype("<u8").tobytes())
+    state.update(np.ascontiguousarray(hashes, "<u8").data)
     return state.hexdigest()
 
 

@@ -31,7 +31,7 @@ from ptyzarr.store.shards import FrameFormat, is_shard_key
 from ptyzarr.store.shardwriter import frame_codec
 
 _SYNC_THREADS = 8
-_CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
+CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
 
 
 class StoreWriter:
@@ -131,15 +131,30 @@ class StoreWriter:
         blocks: Iterable[NDArray[Any]],
         *,
         attributes: Mapping[str, Any] | None = None,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> None:
         """Write an array of any size from blocks along axis 0, in bounded memory.
+
+        Parameters
+        ----------
+        node
+            Path in the store.
+        shape, dtype
+            Of the array.
+        blocks
+            Its rows; blocks of whole chunks are written once.
+        attributes
+            Attributes of the node.
+        chunk_bytes
+            Decoded bytes in a chunk.
 
         Raises
         ------
         StorageError
             If the blocks have fewer or more rows than `shape`.
         """
-        array = self._create(node, shape, dtype, attributes=attributes)
+        chunks = chunk_shape(shape, dtype, chunk_bytes)
+        array = self._create(node, shape, dtype, chunks=chunks, attributes=attributes)
         state = start_array_digest(dtype, shape)
         row = 0
         for block in blocks:
@@ -246,7 +261,9 @@ def row_blocks(array: zarr.Array[Any]) -> Iterator[Any]:
         yield slice(start, start + array.chunks[0])
 
 
-def chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]:
+def chunk_shape(
+    shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int = CHUNK_BYTES
+) -> tuple[int, ...]:
     """Return whole rows along axis 0 up to the chunk size; other axes are cut if a row is larger.
 
     A chunk never exceeds the chunk size by more than one element.
@@ -254,7 +271,7 @@ def chunk_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...]
     chunks = [max(1, length) for length in shape]
     for axis in range(len(chunks)):
         rest = int(np.prod(chunks[axis + 1 :], dtype=np.int64)) * dtype.itemsize
-        chunks[axis] = max(1, min(chunks[axis], _CHUNK_BYTES // max(rest, 1)))
+        chunks[axis] = max(1, min(chunks[axis], nbytes // max(rest, 1)))
         if chunks[axis] > 1:
             break
     return tuple(chunks)
