@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ptyzarr._version import __version__
 from ptyzarr.ingestion.plan import Plan
-from ptyzarr.ingestion.records import mask_record
+from ptyzarr.ingestion.records import FrameRecords, mask_record
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.scan import Scan
 from ptyzarr.sources import node_names
@@ -27,12 +27,12 @@ from ptyzarr.store import (
 
 PIXEL_SIZE_KEY = "object_pixel_m"
 _BLOCK_BYTES = 8 * 1024**2
-_OBJECT_BYTES = 2 * 1024**2  # of a chunk, which zarr holds three times while it is written
+_OBJECT_BYTES = 1 * 1024**2  # of a chunk, which zarr holds three times while it is written
 _PLANCK_TIMES_C_EV_M = 1.239841984e-6
 
 
 def write_arrays(
-    writer: StoreWriter, scan: Scan, plan: Plan, records: NDArray[Any], staging: Staging
+    writer: StoreWriter, scan: Scan, plan: Plan, records: FrameRecords, staging: Staging
 ) -> None:
     """Write every array but the frames; the frames get their metadata.
 
@@ -42,15 +42,15 @@ def write_arrays(
         Of the staged store.
     scan, plan
         What is stored, and how.
-    records : (n,) FRAME_RECORD
-        In acquisition order.
+    records
+        What is known about the frames.
     staging
         Holds the masked pixels.
     """
     # Blocks that were counts at first may be stored as floats in the end.
     is_integer = np.dtype(plan.kind.dtype).kind == "u"
-    max_wide = int(records["n_wide"].max()) if is_integer else 0
-    limits = int(records["n_nonzero"].max()), max_wide
+    max_wide = records.largest("n_wide") if is_integer else 0
+    limits = records.largest("n_nonzero"), max_wide
     writer.create_frames(plan.format, plan.kind.quantity, limits)
     if scan.object_reader is not None:
         reader = scan.object_reader
@@ -78,11 +78,10 @@ def write_arrays(
 
 
 def root_attributes(
-    writer: StoreWriter, scan: Scan, plan: Plan, records: NDArray[Any], layout: str
+    writer: StoreWriter, scan: Scan, plan: Plan, records: FrameRecords, layout: str
 ) -> dict[str, Any]:
     """Return the root attribute ``ptyzarr`` without its manifest."""
-    hashes = np.ascontiguousarray(records["hash"])
-    frames = frames_digest(plan.amplitude_dtype, hashes, plan.frame_size)
+    frames = frames_digest(plan.amplitude_dtype, records.field("hash"), plan.frame_size)
     return {
         "schema_version": SCHEMA_VERSION,
         "layout": layout,
@@ -97,7 +96,7 @@ def root_attributes(
     }
 
 
-def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan, records: NDArray[Any]) -> None:
+def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan, records: FrameRecords) -> None:
     fields: Mapping[str, NDArray[Any] | None] = {
         "positions": scan.positions,
         "positions_start": scan.positions_start,
@@ -110,12 +109,12 @@ def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan, records: NDArr
                 node, values[plan.order], acquisition=values, attributes=units.get(node)
             )
     writer.write_array("frame_index", plan.order, in_digest=False)
-    writer.write_array("frame_power", records["power"][plan.order], in_digest=False)
-    writer.write_array("frame_hash", records["hash"][plan.order], in_digest=False)
+    writer.write_array("frame_power", records.field("power")[plan.order], in_digest=False)
+    writer.write_array("frame_hash", records.field("hash")[plan.order], in_digest=False)
 
 
-def _write_masked(writer: StoreWriter, scan: Scan, records: NDArray[Any], staging: Staging) -> None:
-    n_masked = int(records["n_masked"].sum(dtype=np.int64))
+def _write_masked(writer: StoreWriter, scan: Scan, records: FrameRecords, staging: Staging) -> None:
+    n_masked = int(records.field("n_masked").sum(dtype=np.int64))
     if not n_masked:
         return
     dtype = mask_record(scan.frames.dtype)

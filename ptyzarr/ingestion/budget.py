@@ -13,7 +13,7 @@ _BLOCK_BYTES = 2 * 1024**2  # what a core's cache keeps while a block is looked 
 _SPARE_BLOCKS = 2  # one being read, one being stored, beside those that workers check
 _FIXED_BYTES = 96 * 1024**2  # compiled kernels, codecs, thread stacks, file buffers
 _BYTES_PER_MEMBER = 32 * 1024  # metadata of its node, three times while the root is composed
-_BYTES_PER_FRAME = 200  # positions, order, records, spooled pieces, their sorted copies
+_BYTES_PER_FRAME = 160  # positions, order, spooled pieces, a field of the records, sorted copies
 
 
 def choose_workers(scan: Scan, config: IngestConfig) -> int:

@@ -15,14 +15,13 @@ from ptyzarr.config import IngestConfig
 from ptyzarr.ingestion.budget import block_frames
 from ptyzarr.ingestion.kinds import Kind, guess_kind
 from ptyzarr.ingestion.layout import ORDERS, Sizes, choose_sizes
-from ptyzarr.ingestion.records import mask_record
 from ptyzarr.ingestion.spool import Spooled, spool_frames
 from ptyzarr.ingestion.staging import Staging
 from ptyzarr.progress import Progress
 from ptyzarr.scan import Scan
 from ptyzarr.store import SCHEMA_VERSION, FrameFormat, file_checksum
 
-_ARRAYS = ("order", "records", "pieces")
+_ARRAYS = ("order", "pieces")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,10 +43,9 @@ class Plan:
         Frames in a chunk, shard and tile.
     order : (n,) int64
         Acquisition index of each stored row.
-    records : (n,) FRAME_RECORD or None
-        In acquisition order; None if shards are written from the source itself.
     pieces : (n,) PIECE or None
-        Where the spooled frames are, likewise.
+        Where the spooled frames are, in acquisition order; None if shards are written from the
+        source itself.
     """
 
     key: str
@@ -57,7 +55,6 @@ class Plan:
     n_frames: int
     sizes: Sizes
     order: NDArray[np.int64]
-    records: NDArray[Any] | None
     pieces: NDArray[Any] | None
 
     @property
@@ -89,18 +86,12 @@ class Plan:
         return dataclasses.replace(self, kind=kind, sizes=sizes)
 
     def is_backed(self, staging: Staging) -> bool:
-        """Return whether the temporary files that the plan goes with have their sizes."""
-        if self.pieces is None or self.records is None:
+        """Return whether the spooled frames that the plan goes with have their size."""
+        if self.pieces is None:
             return True
-        masked = int(self.records["n_masked"].sum(dtype=np.int64))
-        sizes = {
-            "frames.bin": int(self.pieces["length"].sum(dtype=np.int64)),
-            "masked.bin": masked * mask_record(np.dtype(self.source_dtype)).itemsize,
-        }
+        size = int(self.pieces["length"].sum(dtype=np.int64))
         try:
-            return all(
-                (staging.spool / name).stat().st_size == size for name, size in sizes.items()
-            )
+            return (staging.spool / "frames.bin").stat().st_size == size
         except OSError:
             return False
 
@@ -126,8 +117,8 @@ class Plan:
         }
         digests = {name: _array_file_digest(staging, name) for name in present}
         document |= {"sizes": dataclasses.asdict(self.sizes), "arrays": digests}
-        # Unlike encoded frames, masked pixels have no checksum of their own.
-        document["masked"] = None if self.pieces is None else file_checksum(staging.masked)
+        # Unlike encoded frames, what lies beside them has no checksums of its own.
+        document["beside"] = None if self.pieces is None else _checksums_beside(staging)
         staging.write_json(staging.plan, document)
 
     @classmethod
@@ -138,7 +129,7 @@ class Plan:
                 return None
             document = json.loads(staging.plan.read_text())
             digests = document.pop("arrays")
-            if not _has_masked(staging, document.pop("masked")):
+            if not _is_beside(staging, document.pop("beside")):
                 return None
             if document["key"] != key or any(
                 _array_file_digest(staging, name) != digest for name, digest in digests.items()
@@ -156,16 +147,20 @@ class Plan:
             return None
 
 
-def has_spooled_masks(staging: Staging) -> bool:
-    """Return whether the masked pixels are those that were spooled; True if none were."""
+def is_spool_whole(staging: Staging) -> bool:
+    """Return whether masked pixels and records are those that were spooled; True if none were."""
     try:
-        return _has_masked(staging, json.loads(staging.plan.read_text())["masked"])
+        return _is_beside(staging, json.loads(staging.plan.read_text())["beside"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _has_masked(staging: Staging, recorded: list[Any] | None) -> bool:
-    return recorded is None or list(file_checksum(staging.masked)) == recorded
+def _is_beside(staging: Staging, recorded: list[list[Any]] | None) -> bool:
+    return recorded is None or [list(each) for each in _checksums_beside(staging)] == recorded
+
+
+def _checksums_beside(staging: Staging) -> list[tuple[int, str]]:
+    return [file_checksum(path) for path in (staging.masked, staging.spooled_records)]
 
 
 def plan_key(scan: Scan, config: IngestConfig) -> str:
@@ -205,7 +200,6 @@ def make_plan(
         n_frames=scan.n_frames,
         sizes=choose_sizes(scan.n_frames, scan.frame_size, np.dtype(kind.dtype).itemsize),
         order=order,
-        records=None if spooled is None else spooled.records,
         pieces=None if spooled is None else spooled.pieces,
     )
     plan.save(staging)

@@ -1,11 +1,14 @@
 """What is known about each frame beside its pixels, and how shards hand it over.
 
 While shards are written in stored order, each leaves a side file: its masked pixels, then one
-record a frame. When all are there, they are put into acquisition order.
+record a frame. Records stay in files, and are put into acquisition order a field at a time.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -14,6 +17,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from ptyzarr.compiled import kernel
+from ptyzarr.errors import DamagedStoreError
 from ptyzarr.ingestion.values import CheckedBlock
 
 FRAME_RECORD = np.dtype(
@@ -26,6 +30,7 @@ FRAME_RECORD = np.dtype(
         ("n_wide", "<u4"),
     ]
 )
+_BLOCK_RECORDS = 32768  # read at once
 WIDE = 255  # integers above this do not fit a byte
 
 
@@ -136,11 +141,48 @@ class SideFile:
         self._size += len(data)
 
 
-def read_records(path: Path, n_frames: int) -> NDArray[Any]:
-    """Return the records of a side file, (n_frames,) in stored order."""
-    with path.open("rb") as file:
-        file.seek(-n_frames * FRAME_RECORD.itemsize, 2)
-        return np.frombuffer(file.read(), FRAME_RECORD)
+@dataclass(frozen=True, slots=True)
+class FrameRecords:
+    """The records of all frames, in files.
+
+    Attributes
+    ----------
+    n_frames
+        Number of frames.
+    sides
+        Files that end with the records of frames, and the acquisition indices of these; None
+        instead of them for a file that has all frames in acquisition order.
+    """
+
+    n_frames: int
+    sides: Sequence[tuple[Path, NDArray[np.int64] | None]]
+
+    def field(self, name: str) -> NDArray[Any]:
+        """Return one field of all records, (n_frames,) in acquisition order."""
+        out = np.empty(self.n_frames, FRAME_RECORD[name])
+        for numbers, records in self._blocks():
+            out[numbers] = records[name]
+        return out
+
+    def largest(self, name: str) -> int:
+        """Return the largest value of an integer field."""
+        return max(int(records[name].max()) for _, records in self._blocks())
+
+    def _blocks(self) -> Iterator[tuple[NDArray[np.int64] | slice, NDArray[Any]]]:
+        for path, numbers in self.sides:
+            n_records = self.n_frames if numbers is None else len(numbers)
+            with path.open("rb") as file:
+                beginning = file.seek(0, os.SEEK_END) - n_records * FRAME_RECORD.itemsize
+                if beginning < 0:
+                    raise DamagedStoreError(
+                        f"{path} is cut off; expected the records of {n_records} frames; run the "
+                        "same command again"
+                    )
+                file.seek(beginning)
+                for start in range(0, n_records, _BLOCK_RECORDS):
+                    rows = slice(start, min(start + _BLOCK_RECORDS, n_records))
+                    records = np.fromfile(file, FRAME_RECORD, rows.stop - start)
+                    yield (rows if numbers is None else numbers[rows]), records
 
 
 def merge_masked(

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
@@ -27,8 +26,8 @@ from ptyzarr.ingestion.arrays import root_attributes, write_arrays
 from ptyzarr.ingestion.budget import block_frames, choose_workers
 from ptyzarr.ingestion.execution import write_shards
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.plan import Plan, has_spooled_masks, make_plan, plan_key
-from ptyzarr.ingestion.records import FRAME_RECORD, mask_record, merge_masked, read_records
+from ptyzarr.ingestion.plan import Plan, is_spool_whole, make_plan, plan_key
+from ptyzarr.ingestion.records import FrameRecords, mask_record, merge_masked
 from ptyzarr.ingestion.spool import SpoolReader
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.ingestion.threads import worker_threads
@@ -305,17 +304,17 @@ def assemble(
     records = _gather(plan, staging)
     if records is None:
         return None
-    if plan.records is None:
-        scan.frames.check_sums(records["crc32"])
+    if plan.pieces is None:
+        scan.frames.check_sums(records.field("crc32"))
     writer = StoreWriter(staging.store)
     write_arrays(writer, scan, plan, records, staging)
     attributes = root_attributes(writer, scan, plan, records, config.layout)
     document = writer.finish(attributes, n_workers)
     # The manifest has just digested the files: what was written must be what is there.
-    if not has_spooled_masks(staging):
+    if not is_spool_whole(staging):
         raise DamagedStoreError(
-            f"{staging.masked} changed after it was written; expected the masked pixels that "
-            "were checked; check the disk, and run the same command again"
+            f"files in {staging.spool} changed after they were written; expected what was found "
+            "when the frames were checked; check the disk, and run the same command again"
         )
     return None if damaged_shards(plan, staging, n_workers) else document
 
@@ -361,21 +360,20 @@ def _row_source(scan: Scan, plan: Plan, staging: Staging) -> FrameReader | Spool
     return SpoolReader(str(staging.spool / "frames.bin"), plan.frame_size, plan.source_dtype)
 
 
-def _gather(plan: Plan, staging: Staging) -> NDArray[Any] | None:
-    """Return all records in acquisition order, masked pixels beside; None if some are damaged."""
-    if plan.records is not None:
-        return plan.records
+def _gather(plan: Plan, staging: Staging) -> FrameRecords | None:
+    """Return the records of all frames, masked pixels beside; None if some are damaged."""
+    if plan.pieces is not None:
+        return FrameRecords(plan.n_frames, [(staging.spooled_records, None)])
     shards = range(plan.format.n_shards)
     if not all(staging.has_records(shard, plan.stamp) for shard in shards):
         return None
-    records = np.empty(plan.n_frames, FRAME_RECORD)
-    sides = []
-    for shard in shards:
-        rows = plan.format.shard_rows(shard)
-        numbers = plan.order[rows.start : rows.stop]
-        records[numbers] = read_records(staging.records(shard), len(rows))
-        sides.append((staging.records(shard), numbers))
-    n_masked = records["n_masked"].astype(np.int64)
+    rows = [plan.format.shard_rows(shard) for shard in shards]
+    sides = [
+        (staging.records(shard), plan.order[part.start : part.stop])
+        for shard, part in zip(shards, rows, strict=True)
+    ]
+    records = FrameRecords(plan.n_frames, sides)
+    n_masked = records.field("n_masked").astype(np.int64)
     if n_masked.any():
         itemsize = mask_record(np.dtype(plan.source_dtype)).itemsize
         merge_masked(sides, n_masked, itemsize, staging.masked)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError, SourceChangedError
 from ptyzarr.ingestion.kinds import Kind
-from ptyzarr.ingestion.records import FRAME_RECORD, frame_records, masked_pixels
+from ptyzarr.ingestion.records import frame_records, masked_pixels
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.ingestion.values import amplitude_of, check_block
 from ptyzarr.progress import Progress
@@ -40,14 +40,11 @@ class Spooled:
     ----------
     kind
         What is to be stored.
-    records : (n,) FRAME_RECORD
-        In acquisition order, without checksums: the source has verified its own.
     pieces : (n,) PIECE
         In acquisition order.
     """
 
     kind: Kind
-    records: NDArray[Any]
     pieces: NDArray[Any]
 
 
@@ -76,7 +73,8 @@ def spool_frames(
     scan
         The source.
     folder
-        Gets ``frames.bin`` and ``masked.bin``.
+        Gets ``frames.bin``, ``masked.bin`` and ``records.bin``, all in acquisition order; the
+        records have no checksums of frames, since the source has verified its own.
     n_block, n_workers
         Frames handled at once, and blocks checked at once beside the one being read.
     mask
@@ -90,33 +88,34 @@ def spool_frames(
         At the first value that is refused, or if the source's checksum is wrong.
     """
     kind = Kind.least(scan)
-    records = np.empty(scan.n_frames, FRAME_RECORD)
     pieces = np.empty(scan.n_frames, PIECE)
     row, offset = 0, 0
     progress.start("checking", scan.n_frames, "frames")
     blocks = _encoded_blocks(scan, n_block, n_workers, mask=mask)
-    frames_path, masked_path = folder / "frames.bin", folder / "masked.bin"
     with (
-        frames_path.open("wb") as file,
-        masked_path.open("wb") as masked,
+        (folder / "frames.bin").open("wb") as file,
+        (folder / "masked.bin").open("wb") as masked,
+        (folder / "records.bin").open("wb") as records,
         contextlib.closing(blocks),
     ):
         for block in blocks:
             lengths = block.chunks.lengths
             rows = slice(row, row + len(lengths))
-            records[rows], pieces["length"][rows] = block.records, lengths
+            pieces["length"][rows] = lengths
             pieces["offset"][rows] = offset + np.cumsum(lengths) - lengths
             pieces["counts"][rows] = block.counts
             kind = kind.wider(block.kind)
             file.write(block.chunks.data.data)
             masked.write(block.masked.tobytes())
+            records.write(block.records.tobytes())
             row, offset = rows.stop, offset + len(block.chunks.data)
             progress.advance(len(lengths))
-        # Unlike encoded frames, masked pixels have no checksum that would miss them.
-        masked.flush()
-        os.fsync(masked.fileno())
+        # Unlike encoded frames, these have no checksum that would miss them.
+        for beside in (masked, records):
+            beside.flush()
+            os.fsync(beside.fileno())
     progress.finish()
-    return Spooled(kind, records, pieces)
+    return Spooled(kind, pieces)
 
 
 def _encoded_blocks(

@@ -100,6 +100,11 @@ class Staging:
         """The masked pixels in acquisition order."""
         return self.spool / "masked.bin"
 
+    @property
+    def spooled_records(self) -> Path:
+        """What is known about each spooled frame, in acquisition order."""
+        return self.spool / "records.bin"
+
     def records(self, shard: int) -> Path:
         """Return what is known about each frame of a shard."""
         return self.root / "records" / f"{shard}.bin"

@@ -299,7 +299,13 @@ def _read_pair(
     dtypes = [found[key].array_header.native_dtype for key in keys]
     for key, dtype in zip(keys, dtypes, strict=True):
         check_column_dtype(dtype, found[key].member.what)
-    pair = np.empty((n_frames, 2), pair_dtype(*dtypes))
+    try:
+        pair = np.empty((n_frames, 2), pair_dtype(*dtypes))
+    except MemoryError as error:
+        raise BudgetError(
+            f"{found[keys[0]].member.what} and the other column have {n_frames} positions; "
+            "expected as many as fit in memory; use a larger machine"
+        ) from error
     for axis, key in enumerate(keys):
         member = found[key].member
         column = read_array(member, found[key].array_header)

@@ -103,7 +103,7 @@ def test_a_store_that_is_replaced_is_done_not_present(tmp_path, pairs):
 
 
 def test_too_small_a_budget_fails_one_scan(tmp_path):
-    make_npz(tmp_path / "large.npz", **SMALL, objectGuess=np.ones((4096, 4096), np.complex64))
+    make_npz(tmp_path / "large.npz", **SMALL, probeGuess=np.ones((4096, 4096), np.complex64))
     make_npz(tmp_path / "small.npz", **SMALL)
     pairs = pair_stores(find_sources([f"{tmp_path}/*.npz"]), f"{tmp_path}/stores/")
     outcomes = list(ingest_many(pairs, IngestConfig(memory="128MiB", n_workers=1)))

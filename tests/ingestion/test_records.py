@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+import os
 
+import numpy as np
+import pytest
+
+from ptyzarr.errors import DamagedStoreError
 from ptyzarr.ingestion.records import (
     FRAME_RECORD,
+    FrameRecords,
     SideFile,
     frame_records,
     mask_record,
     masked_pixels,
     merge_masked,
-    read_records,
 )
 from ptyzarr.ingestion.values import check_block
 from ptyzarr.store import file_checksum
@@ -43,14 +47,15 @@ def test_records_and_masked_pixels_come_back_in_acquisition_order(tmp_path):
     frames[4] = np.inf
     frames[7] = 1
     order = rng.permutation(11)
-    sides, records = [], np.empty(11, FRAME_RECORD)
+    sides = []
     for number, rows in enumerate((order[:6], order[6:])):
         path = tmp_path / f"{number}.bin"
         make_side(path, frames[rows], rows, 4)
-        records[rows] = read_records(path, len(rows))
         sides.append((path, rows))
-    assert records["crc32"].tolist() == list(range(11))
-    n_masked = records["n_masked"].astype(np.int64)
+    records = FrameRecords(11, sides)
+    assert records.field("crc32").tolist() == list(range(11))
+    n_masked = records.field("n_masked").astype(np.int64)
+    assert records.largest("n_masked") == n_masked.max()
     assert n_masked.tolist() == (~np.isfinite(frames)).sum(axis=(1, 2)).tolist()
     dtype = mask_record(frames.dtype)
     merge_masked(sides, n_masked, dtype.itemsize, tmp_path / "all")
@@ -58,3 +63,12 @@ def test_records_and_masked_pixels_come_back_in_acquisition_order(tmp_path):
     expected = np.flatnonzero(~np.isfinite(frames))
     assert merged["index"].tolist() == expected.tolist()
     assert merged["value"].tobytes() == frames.reshape(-1)[expected].tobytes()
+
+
+def test_records_that_were_cut_off_are_told(tmp_path):
+    path = tmp_path / "records.bin"
+    np.zeros(11, FRAME_RECORD).tofile(path)
+    assert FrameRecords(11, [(path, None)]).field("hash").tolist() == [0] * 11
+    os.truncate(path, 11 * FRAME_RECORD.itemsize - 1)
+    with pytest.raises(DamagedStoreError, match="records of 11 frames"):
+        FrameRecords(11, [(path, None)]).largest("n_wide")

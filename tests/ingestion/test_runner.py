@@ -790,7 +790,7 @@ def test_resume_with_a_deflated_copy_of_a_stored_source(tmp_path, set_sizes):
     store.close()
 
 
-@pytest.mark.parametrize("name", ["frames.bin", "masked.bin"])
+@pytest.mark.parametrize("name", ["frames.bin", "masked.bin", "records.bin"])
 def test_lost_temporary_file_starts_the_plan_again(tmp_path, set_sizes, name):
     set_sizes(2, 8)
     frames = make_arrays()["diff3d"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptyzarr.errors import BudgetError
+from ptyzarr.errors import BudgetError, SourceError
 from ptyzarr.sources import open_source
 
 from .fuzzing import (
@@ -150,5 +150,5 @@ def test_object_of_any_size_is_looked_through_in_bounded_memory(path):
     kept = {name: npy_bytes(array) for name, array in make_arrays().items()}
     kept.pop("objectGuess", None)
     write_zip(path, [lying, *(packed_member(f"{name}.npy", kept[name]) for name in kept)])
-    with bounded_memory(2**23), pytest.raises(SourceError, match="objectGuess.*CRC-32"):
+    with bounded_memory(2**23), pytest.raises(SourceError, match=r"objectGuess.*CRC-32"):
         open_source(path, max_resident=2**24)
