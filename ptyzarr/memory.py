@@ -1,7 +1,9 @@
-"""How much memory a process has, as the system tells."""
+"""How much memory a process has, as the system tells, and giving back what it does not need."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 from pathlib import Path
 from typing import Final
 
@@ -30,3 +32,15 @@ def parse_sizes(text: str) -> dict[str, int]:
         if len(words) == 2 and words[1] == "kB":
             sizes[name] = int(words[0]) * 1024
     return sizes
+
+
+def return_freed() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it (glibc).
+
+    What large temporary arrays leave between others that stay would else remain resident, and
+    the more of it the larger the arrays were.
+    """
+    if os.name == "posix":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from synthetic import make_arrays, make_npz
 from ptyzarr.config import IngestConfig, parse_size
 from ptyzarr.errors import BudgetError
 from ptyzarr.ingestion import ingest
+from ptyzarr.memory import resident_memory, return_freed
 from ptyzarr.store import open_store
 
 _MEASURE = """
@@ -229,3 +231,18 @@ from ptyzarr.streaming import GroupLoader
     growth = peak_growth(imports, _EPOCHS, tmp_path / "store.pickle", "320MiB")
     assert growth < parse_size("320MiB")
     assert len(folder_server.requests("diffraction")) > 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep nothing")
+def test_freed_memory_goes_back_to_the_system():
+    # Too small for pages of their own, they lie in the heap below one that stays.
+    blocks = [bytearray(100_000) for _ in range(1000)]
+    stays = bytearray(100_000)
+    del blocks
+    before = resident_memory()
+    return_freed()
+    after = resident_memory()
+    assert stays
+    assert before
+    assert after
+    assert before[0] - after[0] > 50_000_000

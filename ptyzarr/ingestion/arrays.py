@@ -26,8 +26,8 @@ from ptyzarr.store import (
 )
 
 PIXEL_SIZE_KEY = "object_pixel_m"
-_BLOCK_BYTES = 8 * 1024**2
-_OBJECT_BYTES = 1 * 1024**2  # of a chunk, which zarr holds three times while it is written
+_OBJECT_BYTES = 1024**2  # parts of it are looked at
+_BLOCK_BYTES = 8 * 1024**2  # of members that may be as large as the frames, so that files are few
 _PLANCK_TIMES_C_EV_M = 1.239841984e-6
 
 
@@ -73,6 +73,7 @@ def write_arrays(
             reader.dtype,
             reader.blocks(_BLOCK_BYTES),
             attributes=attributes,
+            chunk_bytes=_BLOCK_BYTES,
         )
     _write_masked(writer, scan, records, staging)
 
@@ -105,12 +106,11 @@ def _write_per_frame(writer: StoreWriter, scan: Scan, plan: Plan, records: Frame
     units = {"positions": {"unit": "object pixels"}, "positions_start": {"unit": "object pixels"}}
     for node, values in fields.items():
         if values is not None:
-            writer.write_array(
-                node, values[plan.order], acquisition=values, attributes=units.get(node)
-            )
+            writer.write_array(node, values, order=plan.order, attributes=units.get(node))
     writer.write_array("frame_index", plan.order, in_digest=False)
-    writer.write_array("frame_power", records.field("power")[plan.order], in_digest=False)
-    writer.write_array("frame_hash", records.field("hash")[plan.order], in_digest=False)
+    for name in ("power", "hash"):
+        values = records.field(name)
+        writer.write_array(f"frame_{name}", values, order=plan.order, in_digest=False)
 
 
 def _write_masked(writer: StoreWriter, scan: Scan, records: FrameRecords, staging: Staging) -> None:
@@ -120,7 +120,9 @@ def _write_masked(writer: StoreWriter, scan: Scan, records: FrameRecords, stagin
     dtype = mask_record(scan.frames.dtype)
     for name in ("index", "value"):
         blocks = (block[name] for block in _file_blocks(staging.masked, dtype))
-        writer.stream_array(f"{MASKED}/{name}", (n_masked,), dtype[name], blocks)
+        writer.stream_array(
+            f"{MASKED}/{name}", (n_masked,), dtype[name], blocks, chunk_bytes=_BLOCK_BYTES
+        )
 
 
 def _file_blocks(path: Path, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:

@@ -17,6 +17,7 @@ from ptyzarr.ingestion.kinds import Kind, guess_kind
 from ptyzarr.ingestion.layout import ORDERS, Sizes, choose_sizes
 from ptyzarr.ingestion.spool import Spooled, spool_frames
 from ptyzarr.ingestion.staging import Staging
+from ptyzarr.memory import return_freed
 from ptyzarr.progress import Progress
 from ptyzarr.scan import Scan
 from ptyzarr.store import SCHEMA_VERSION, FrameFormat, file_checksum
@@ -203,6 +204,7 @@ def make_plan(
         pieces=None if spooled is None else spooled.pieces,
     )
     plan.save(staging)
+    return_freed()
     return plan
 
 

@@ -32,6 +32,7 @@ from ptyzarr.ingestion.spool import SpoolReader
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.ingestion.write import ShardJob
+from ptyzarr.memory import return_freed
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import FrameReader, Scan
 from ptyzarr.sources import open_source, source_unchanged
@@ -301,6 +302,7 @@ def assemble(
         If the source changed, or the checksum of its frames is wrong.
     """
     source_unchanged(scan)
+    return_freed()
     records = _gather(plan, staging)
     if records is None:
         return None
@@ -308,6 +310,7 @@ def assemble(
         scan.frames.check_sums(records.field("crc32"))
     writer = StoreWriter(staging.store)
     write_arrays(writer, scan, plan, records, staging)
+    return_freed()
     attributes = root_attributes(writer, scan, plan, records, config.layout)
     document = writer.finish(attributes, n_workers)
     # The manifest has just digested the files: what was written must be what is there.

@@ -31,7 +31,7 @@ from ptyzarr.store.shards import FrameFormat, is_shard_key
 from ptyzarr.store.shardwriter import frame_codec
 
 _SYNC_THREADS = 8
-CHUNK_BYTES = 8 * 1024**2  # decoded bytes in a chunk of an array that is not frames
+CHUNK_BYTES = 2 * 1024**2  # decoded, of an array that is not frames; zarr holds one three times
 
 
 class StoreWriter:
@@ -98,30 +98,30 @@ class StoreWriter:
         node: str,
         values: NDArray[Any],
         *,
+        order: NDArray[np.int64] | None = None,
         attributes: Mapping[str, Any] | None = None,
-        acquisition: NDArray[Any] | None = None,
         in_digest: bool = True,
     ) -> None:
-        """Write a small array.
+        """Write an array that is in memory.
 
         Parameters
         ----------
         node
             Path in the store.
         values
-            In stored order.
+            In acquisition order where `order` is given; the digest is made of them as they are.
+        order : (n,) int64
+            Acquisition index of each stored row.
         attributes
             Attributes of the node.
-        acquisition
-            The same values in acquisition order, which the digest is made from.
         in_digest
             Whether the values are content of the scan (an order or a checksum is not).
         """
         array = self._create(node, values.shape, values.dtype, attributes=attributes)
         for rows in row_blocks(array):  # zarr copies all that it is given at once
-            array[rows] = values[rows]
+            array[rows] = values[rows if order is None else order[rows]]
         if in_digest:
-            self._contents[node] = array_digest(values if acquisition is None else acquisition)
+            self._contents[node] = array_digest(values)
 
     def stream_array(
         self,
