@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ptyzarr.config import GroupingConfig, LoaderConfig
 from ptyzarr.errors import ConfigError
 from ptyzarr.grouping import as_scans, check_options
-from ptyzarr.memory import resident_memory
+from ptyzarr.memory import resident_memory, return_freed
 from ptyzarr.streaming.budget import Demand, count_waiting, plan_memory
 from ptyzarr.streaming.experiments import Experiments, StreamableScan
 from ptyzarr.streaming.pipeline import ChunkPool, Pipeline
@@ -162,6 +162,7 @@ class GroupLoader:
         rehearse(self._experiments, self._sink)
         # Of one group; the orders of whole epochs are made when they begin.
         self._sampler.order(0, dataclasses.replace(self._share, stop=self._share.start + 1))
+        return_freed()
         self._memory = plan_memory(config.memory_bytes, self._demand(before, resident_memory()))
         self._probe = self._sink.convert(self._experiments.probe)
         masks = self._experiments.bad_pixels
