@@ -13,6 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
+from ptyzarr.store.manifest import size_fault
 from ptyzarr.store.schema import ROOT_KEY
 
 
@@ -108,11 +109,12 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
             return None
         if entry is not None:
             try:
-                found = os.stat(self._folder / key).st_size
+                found: os.stat_result | None = os.stat(self._folder / key)
             except (FileNotFoundError, NotADirectoryError):
                 found = None
-            if found != entry["size"]:
-                raise self._damage(key, "is missing" if found is None else f"has {found} bytes")
+            fault = size_fault(found, entry["size"])
+            if fault is not None:
+                raise self._damage(key, fault)
         value = await super().get(key, prototype, byte_range)
         if value is None and entry is not None:
             raise self._damage(key, "disappeared")

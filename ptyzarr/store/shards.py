@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError, StorageError
 from ptyzarr.store.checking import read_errors
+from ptyzarr.store.manifest import size_fault
 from ptyzarr.store.native import OK, NativeFunctions, read_encoded
 from ptyzarr.store.planes import lz4_function
 from ptyzarr.store.shardindex import chunk_damage, chunk_ranges, read_index
@@ -362,7 +363,9 @@ class _Shard:
     def open(cls, path: Path, entry: Mapping[str, Any], n_chunks: int) -> _Shard:
         size = int(entry["size"])
         try:
-            fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            # A pipe that lies where the shard was must not be waited for.
+            flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            fd = os.open(path, os.O_RDONLY | flags)
         except FileNotFoundError as error:
             raise DamagedStoreError(
                 f"{path} is missing; expected a shard of {size} bytes; the store is damaged, "
@@ -374,10 +377,10 @@ class _Shard:
                 "open files"
             ) from error
         try:
-            found = os.fstat(fd).st_size
-            if found != size:
+            fault = size_fault(os.fstat(fd), size)
+            if fault is not None:
                 raise DamagedStoreError(
-                    f"{path} has {found} bytes; expected {size}; the store is damaged, "
+                    f"{path} {fault}; expected {size} bytes; the store is damaged, "
                     "'ptyzarr repair' mends it from its source"
                 )
             return cls(path, fd, read_index(fd, path, size, n_chunks, entry.get("tail")))
