@@ -20,7 +20,7 @@ class FolderServer:
     ----------
     faults
         By key (the path below the folder), what the next requests for it meet, one after another:
-        a status code, "stall", "cut", "close", "wrong range", "short", "wrong size".
+        a status code, "stall", "cut", "close", "wrong range", "short", "wrong size", "flip".
     always
         The same for every request for a key; "*" is every key.
     key
@@ -123,6 +123,9 @@ class _Handler(BaseHTTPRequestHandler):
             body = file.read(stop - start)
         if asked is None and fault == "wrong size":
             body += b"!"
+        if fault == "flip" and body:
+            place = len(body) // 2
+            body = body[:place] + bytes([body[place] ^ 4]) + body[place + 1 :]
         if fault == "short":
             body = body[:-1]
         self._send(code, headers, body if has_body else b"", len(body), is_cut=fault == "cut")

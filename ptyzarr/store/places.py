@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zarr.abc.store import Store
 
@@ -21,6 +21,7 @@ from ptyzarr.store.remotestore import RemoteStore
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
 from ptyzarr.store.shards import FrameFormat, ShardReader
 
+T = TypeVar("T")
 Files = Mapping[str, Mapping[str, Any]]
 
 
@@ -68,6 +69,10 @@ class LocalPlace:
         """Size of the root document."""
         return (self._root / ROOT_KEY).stat().st_size
 
+    def read_rows(self, read: Callable[[], T], what: str) -> T:
+        """Return what zarr reads; `what` is for messages."""
+        return read()
+
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""
         return ShardReader(self._root, layout, self._files, native)
@@ -97,6 +102,10 @@ class RemotePlace:
     def root_nbytes(self) -> int:
         """Size of the root document."""
         return len(self._files.root)
+
+    def read_rows(self, read: Callable[[], T], what: str) -> T:
+        """Return what zarr reads, fetched anew where it cannot be decoded."""
+        return self._files.decode_again(read, what)
 
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""

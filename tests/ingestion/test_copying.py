@@ -129,9 +129,16 @@ def test_an_interrupted_copy_goes_on(
     assert not (tmp_path / "copy.zarr/stray").exists()
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        pytest.param("flip", "other content than its digest", id="flip"),
+        pytest.param("cut", "3068 bytes", id="cut"),
+        pytest.param("missing", "0 bytes", id="missing"),
+    ],
+)
 def test_a_file_that_is_damaged_at_the_source_is_an_error(
-    url: str, tmp_path: Path, damage: str
+    url: str, tmp_path: Path, damage: str, what: str
 ) -> None:
     path = tmp_path / "scan.zarr/diffraction/c/1/0/0"
     raw = bytearray(path.read_bytes())
@@ -139,7 +146,7 @@ def test_a_file_that_is_damaged_at_the_source_is_an_error(
     path.write_bytes(raw[:-1] if damage == "cut" else raw)
     if damage == "missing":
         path.unlink()
-    with pytest.raises(DamagedStoreError, match="damaged at the source"):
+    with pytest.raises(DamagedStoreError, match=f"came with {what}; .*fetched .* is at fault"):
         stage(url, tmp_path / "copy.zarr")
     assert not (tmp_path / "copy.zarr").exists()
 
