@@ -86,6 +86,11 @@ class Endpoints:
         self._workers = Workers(config)
         self._summaries: dict[str, tuple[Stamp, dict[str, Any]]] = {}
 
+    @property
+    def n_busy(self) -> int:
+        """Calls in threads that have not come to their end."""
+        return self._workers.n_busy
+
     async def index(self, request: Request) -> Response:
         """Answer with the page."""
         return self._page_file(request, "index.html")
