@@ -104,6 +104,9 @@ def test_stores_in_a_bucket_are_found_by_a_pattern(
     found = open_stores(f"{bucket}/runs/run_*.zarr")
     assert [store.path.rsplit("/")[-1] for store in found] == ["run_9.zarr", "run_10.zarr"]
     assert len(open_stores(f"{bucket}/r*/*.zarr")) == 3
+    assert len(open_stores(f"{bucket}/runs/*")) == 3
+    urls = [f"{bucket}/runs/other.zarr", f"{bucket}/runs/run_9.zarr"]
+    assert [store.path for store in open_stores(urls)] == urls
     with pytest.raises(ScanNotFoundError, match="no store matches"):
         open_stores(f"{bucket}/none/*.zarr")
 

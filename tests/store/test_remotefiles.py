@@ -382,6 +382,25 @@ def test_http_has_no_listing(store: ScanStore, folder_server: FolderServer) -> N
     assert [far.digest for far in open_stores(f"{folder_server.url}/scan.zarr")] == [store.digest]
 
 
+def test_a_list_of_urls_folders_and_patterns_is_opened_in_its_order(
+    store: ScanStore, folder_server: FolderServer, make_scan_store: MakeStore, tmp_path: Path
+) -> None:
+    make_scan_store("a", n_frames=20, N=16, seed=3)
+    places = [f"{folder_server.url}/scan.zarr", tmp_path / "*.zarr", f"{folder_server.url}/a.zarr"]
+    found = open_stores(places)
+    names = [opened.path.rsplit("/", 1)[-1] for opened in found]
+    assert names == ["scan.zarr", "a.zarr", "scan.zarr", "a.zarr"]
+    assert [opened.n_frames for opened in found] == [150, 20, 150, 20]
+    for opened in found:
+        opened.close()
+
+
+@pytest.mark.parametrize("places", [[], None, 3, [3], ["a.zarr", None]])
+def test_what_names_no_stores_is_refused_in_one_line(places: Any) -> None:
+    with pytest.raises(ConfigError, match=r"names no stores; expected a path.*list of them$"):
+        open_stores(places)
+
+
 def test_another_codec_is_read_through_zarr(
     store: ScanStore, folder_server: FolderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
