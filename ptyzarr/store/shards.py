@@ -25,6 +25,7 @@ from ptyzarr.store.checking import read_errors
 from ptyzarr.store.manifest import size_fault
 from ptyzarr.store.native import OK, NativeFunctions, read_encoded
 from ptyzarr.store.planes import lz4_function
+from ptyzarr.store.rootguard import RootGuard
 from ptyzarr.store.shardindex import chunk_damage, chunk_ranges, read_index
 
 ABSENT = np.uint64(2**64 - 1)
@@ -273,6 +274,8 @@ class ShardReader(CompiledReader):
         The manifest's entries by key: of each shard its size and, where recorded, its tail.
     native
         C functions that read, check and decompress.
+    guard
+        Tells whether the folder still holds the store that was opened.
     """
 
     def __init__(
@@ -281,8 +284,10 @@ class ShardReader(CompiledReader):
         layout: FrameFormat,
         files: Mapping[str, Mapping[str, Any]],
         native: NativeFunctions,
+        guard: RootGuard | None = None,
     ) -> None:
         super().__init__(layout, native)
+        self._guard = guard
         self._root = root
         self._files = files
         self._lock = threading.Lock()
@@ -317,6 +322,21 @@ class ShardReader(CompiledReader):
         finally:
             shard.release()
 
+    def _open_shard(self, key: str, entry: Mapping[str, Any]) -> _Shard:
+        try:
+            shard = _Shard.open(self._root / key, entry, self._layout.shard_chunks)
+        except DamagedStoreError:
+            if self._guard is not None:
+                self._guard.check()  # that the store was replaced is the better reason
+            raise
+        if self._guard is not None:
+            try:
+                self._guard.check()
+            except BaseException:
+                shard.release()
+                raise
+        return shard
+
     def _acquire(self, number: int) -> _Shard:
         with self._lock:
             shard = self._open.get(number)
@@ -331,7 +351,7 @@ class ShardReader(CompiledReader):
                 f"{self._root}: the manifest lists no file {key!r}; expected every shard; the "
                 "store is damaged, 'ptyzarr repair' mends it from its source"
             )
-        shard = _Shard.open(self._root / key, entry, self._layout.shard_chunks)
+        shard = self._open_shard(key, entry)
         evicted = None
         with self._lock:
             known = self._open.get(number)
