@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import http.client
 import json
 import os
@@ -13,7 +14,7 @@ from typing import Any, Final, overload
 from urllib.parse import quote, urlencode, urlsplit
 
 from ptyzarr.errors import ConfigError, DamagedStoreError, ScanNotFoundError, StorageError
-from ptyzarr.store import ScanStore, open_store
+from ptyzarr.store import ScanStore, open_store, open_stores
 
 #: Name of the environment variable with the key to ask with.
 KEY_VARIABLE: Final = "PTYZARR_KEY"
@@ -67,11 +68,15 @@ class CatalogEntry:
         ScanNotFoundError, StorageError, SchemaError
             As `open_store`.
         """
-        if self.error is not None:
-            raise DamagedStoreError(f"{self.url}: {self.error}")
+        self.check()
         if self.key is not None:
             options.setdefault("key", self.key)
         return open_store(self.url, **options)
+
+    def check(self) -> None:
+        """Raise `DamagedStoreError` if the service says that the store cannot be read."""
+        if self.error is not None:
+            raise DamagedStoreError(f"{self.url}: {self.error}")
 
 
 class Catalog(Sequence[CatalogEntry]):
@@ -85,6 +90,37 @@ class Catalog(Sequence[CatalogEntry]):
         names = ", ".join(entry.id for entry in self._entries[:5])
         more = ", ..." if len(self._entries) > 5 else ""
         return f"<Catalog {self.url}: {len(self._entries)} scans: {names}{more}>"
+
+    def open_stores(self, pattern: str = "*", **options: Any) -> list[ScanStore]:
+        """Return the stores whose ids match a pattern, read over the network, in natural order.
+
+        Parameters
+        ----------
+        pattern
+            As ``run_*``; ``*``, ``?`` and ``[...]`` are understood.
+        options
+            Of `ptyzarr.open_stores`.
+
+        Raises
+        ------
+        ScanNotFoundError
+            If none matches.
+        DamagedStoreError
+            If the service says that one of them is damaged.
+        StorageError, SchemaError
+            As `ptyzarr.open_store`.
+        """
+        found = [entry for entry in self._entries if fnmatch.fnmatchcase(entry.id, pattern)]
+        if not found:
+            raise ScanNotFoundError(
+                f"no scan of {self.url} matches {pattern!r}; expected one of "
+                f"{', '.join(entry.id for entry in self._entries[:10]) or 'none'}"
+            )
+        for entry in found:
+            entry.check()
+        if found[0].key is not None:
+            options.setdefault("key", found[0].key)
+        return open_stores([entry.url for entry in found], **options)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import threading
 import urllib.request
 from collections import defaultdict, deque
@@ -20,7 +21,7 @@ class FolderServer:
     ----------
     faults
         By key (the path below the folder), what the next requests for it meet, one after another:
-        a status code, "stall", "cut", "close", "wrong range", "short", "wrong size".
+        a status code, "stall", "cut", "close", "wrong range", "short", "wrong size", "flip".
     always
         The same for every request for a key; "*" is every key.
     key
@@ -123,6 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
             body = file.read(stop - start)
         if asked is None and fault == "wrong size":
             body += b"!"
+        if fault == "flip" and body:
+            place = len(body) // 2
+            body = body[:place] + bytes([body[place] ^ 4]) + body[place + 1 :]
         if fault == "short":
             body = body[:-1]
         self._send(code, headers, body if has_body else b"", len(body), is_cut=fault == "cut")
@@ -178,6 +182,51 @@ def serve_s3() -> Iterator[str]:
         yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+class _Careless(BaseHTTPRequestHandler):
+    """Hands everything on to an S3 server but the condition of a creation."""
+
+    protocol_version = "HTTP/1.1"
+    behind = ""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "if-none-match"}
+        connection = http.client.HTTPConnection(self.behind.removeprefix("http://"), timeout=30)
+        connection.request(self.command, self.path, self.rfile.read(length), headers)
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        if answer.getheader("Content-Length") is None:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_PUT = do_POST = do_HEAD = do_DELETE = do_GET
+
+
+@contextlib.contextmanager
+def serve_careless_s3(behind: str) -> Iterator[str]:
+    """Run an S3 server that takes every creation, whatever `If-None-Match` says."""
+    handler = type("Handler", (_Careless,), {"behind": behind})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def make_bucket(address: str, name: str) -> None:

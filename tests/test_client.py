@@ -60,6 +60,20 @@ def test_an_entry_opens_its_store(service: BackgroundService, root: Path) -> Non
     np.testing.assert_array_equal(with_url.amplitude(indices), on_disk.amplitude(indices))
 
 
+def test_the_stores_of_a_service_are_opened_by_a_pattern(
+    service: BackgroundService, root: Path
+) -> None:
+    scans = catalog(service.url, service.key)
+    whole = [entry.id for entry in scans if entry.error is None]
+    found = scans.open_stores(f"{whole[0]}*")
+    assert found[0].digest == scans[whole[0]].digest
+    assert np.array_equal(found[0].positions, scans[whole[0]].open().positions)
+    with pytest.raises(ScanNotFoundError, match="matches 'none_"):
+        scans.open_stores("none_*")
+    with pytest.raises(DamagedStoreError):
+        scans.open_stores()
+
+
 def test_a_damaged_store_is_named_and_not_opened(service: BackgroundService) -> None:
     entry = catalog(service.url, service.key)["broken"]
     assert entry.n_frames is None

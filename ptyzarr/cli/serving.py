@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -37,7 +39,10 @@ def serve_command(root: str, as_json: bool, **options: Any) -> None:
         if address.key is not None:
             click.echo(f"ptyzarr: key {address.key}", err=True)
 
-    _service().serve(root, config, on_start=announce)
+    if not _service().serve(root, config, on_start=announce):
+        # A thread hangs in a file system; the interpreter would wait for it at its end.
+        sys.stdout.flush()
+        os._exit(0)
 
 
 def _service() -> Any:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping.claims import one_at_a_time
+from ptyzarr.grouping.plainfiles import open_plain
 from ptyzarr.grouping.select import GroupTable
 from ptyzarr.grouping.strategies import group_table
 from ptyzarr.scan import ScanLike
@@ -166,7 +167,7 @@ def _encode_table(table: GroupTable, key: bytes) -> bytes:
 def _read_table(path: Path, key: bytes, n_frames: int) -> GroupTable | None:
     """Return the table in the file, or None where there is none that can be trusted."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             table = _decode_table(file, key)
     except OSError:
         return None

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ptyzarr.grouping.plainfiles import open_plain
 from ptyzarr.owners import describe_self, is_dead, parse_owner
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class _Watch:
         """Return whether the claim is held, released, or of a process that is gone."""
         try:
             # Opening asks a file server anew, where a mere look may be answered from memory.
-            with self._claim.open("rb") as file:
+            with open_plain(self._claim) as file:
                 seen = file.read(), os.fstat(file.fileno()).st_mtime_ns
         except FileNotFoundError:
             return _RELEASED
@@ -131,7 +132,7 @@ class _Watch:
     def remove(self) -> None:
         """Remove the claim that was judged, unless another took its place meanwhile."""
         with contextlib.suppress(FileNotFoundError):
-            if self._seen is None or not self._seen[0] or self._claim.read_bytes() == self._seen[0]:
+            if self._seen is None or not self._seen[0] or _content(self._claim) == self._seen[0]:
                 self._claim.unlink()
 
 
@@ -168,10 +169,15 @@ def _renew_view(claim: Path, owner: dict[str, Any]) -> None:
         path.unlink()
 
 
+def _content(claim: Path) -> bytes:
+    with open_plain(claim) as file:
+        return file.read()
+
+
 def _release(claim: Path, token: str) -> None:
     """Remove our claim, and the folder if nothing came into it; another's claim stays."""
     with contextlib.suppress(OSError):
-        if parse_owner(claim.read_bytes()).get("token") == token:
+        if parse_owner(_content(claim)).get("token") == token:
             claim.unlink()
             claim.parent.rmdir()
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping.cache import StoredScan, cache_paths, keep_content, table_key
 from ptyzarr.grouping.coords import normalization_factor
+from ptyzarr.grouping.plainfiles import open_plain
 from ptyzarr.grouping.select import GroupTable
 
 _MAGIC: Final = b"ptyzarr factor\n"
@@ -67,7 +68,7 @@ def cached_factor(scan: PoweredScan, config: GroupingConfig, table: GroupTable) 
 def _read_factor(path: Path, key: bytes) -> np.float32 | None:
     """Return the factor in a file, or None unless it is whole and about `key`."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             raw = file.read(_MOST_NBYTES)
     except OSError:
         return None

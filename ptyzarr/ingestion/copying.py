@@ -73,6 +73,16 @@ class Files(Protocol):
     root: bytes
     files: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def attempts(self) -> int:
+        """How often a file is read that is not what the manifest lists."""
+        ...
+
+    @property
+    def cure(self) -> str:
+        """What is to be done then."""
+        ...
+
     def stream(self, key: str) -> Iterator[bytes]:
         """Yield a file in pieces."""
         ...
@@ -145,6 +155,9 @@ def stage(
 
 class _FolderFiles:
     """A store in a folder, as it is copied."""
+
+    attempts = 2  # a parallel file system has a way, too
+    cure = "the store is damaged, 'ptyzarr repair' mends it from its source"
 
     def __init__(self, root: Path) -> None:
         open_store(root).close()  # refuses what is no whole store
@@ -237,7 +250,7 @@ class _Copier:
     def _copy_file(self, key: str) -> None:
         path, entry = self._staging.store / key, self._files.files[key]
         found = (0, "")
-        for _ in range(2):  # the first time it may have been the way
+        for _ in range(self._files.attempts):  # it may have been the way
             scratch = self._staging.scratch()
             found = self._write(scratch, self._files.stream(key))
             if found == (entry["size"], entry["sha256"]):
@@ -246,9 +259,11 @@ class _Copier:
                 replace_file(scratch, path)
                 return
             scratch.unlink()
+        is_whole = found[0] == entry["size"]
+        what = "other content than its digest" if is_whole else f"{found[0]} bytes"
         raise DamagedStoreError(
-            f"{self._name}: file {key!r} is damaged at the source ({found[0]} bytes, expected "
-            f"{entry['size']}, or other content than its digest); verify it with 'ptyzarr verify'"
+            f"{self._name}: file {key!r} came with {what}; expected the {entry['size']} bytes that "
+            f"the manifest lists; {self._files.cure}"
         )
 
     def _write(self, scratch: Path, blocks: Iterable[bytes]) -> tuple[int, str]:

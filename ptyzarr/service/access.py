@@ -113,7 +113,7 @@ class HostCheck:
     def __init__(self, app: ASGIApp, config: ServiceConfig) -> None:
         self._app = app
         names = {"localhost", config.host, socket.gethostname(), *config.allowed_hosts}
-        self._names = {name.lower() for name in names}
+        self._names = {_plain_name(name) for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
@@ -133,8 +133,13 @@ class HostCheck:
             name = host
         elif port and not (port.isascii() and port.isdigit()):
             return False
-        name = name.lower()
+        name = _plain_name(name)
         return name in self._names or "*" in self._names or _is_address(name)
+
+
+def _plain_name(name: str) -> str:
+    """Return a name as others are compared with it; a dot at its end only says that it is whole."""
+    return name.lower().removesuffix(".")
 
 
 def _is_address(name: str) -> bool:

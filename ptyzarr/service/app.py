@@ -89,6 +89,7 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.catalogue = catalogue
+    app.state.calls = calls
     return app
 
 

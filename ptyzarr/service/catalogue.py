@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import stat
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from ptyzarr.errors import ScanNotFoundError, StorageError
-from ptyzarr.store import ROOT_KEY, ScanStore, natural_key, open_store, read_root, was_written_here
+from ptyzarr.service.answers import Refusal
+from ptyzarr.store import (
+    ROOT_KEY,
+    ScanStore,
+    check_sizes,
+    natural_key,
+    open_store,
+    read_root,
+    was_written_here,
+)
+
+logger = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".zarr"
 _MAX_OPEN: Final = 16  # stores that keep their positions and open files
 _MAX_ROOTS: Final = 64  # parsed manifests
+_MAX_LOOKS: Final = 10_000  # stores of which it is known when they were seen whole
 _TRIES: Final = 5
 
 #: What tells one root document from another without reading it.
@@ -76,9 +90,11 @@ class Catalogue:
         self._lock = threading.Lock()
         self._roots: OrderedDict[str, Published] = OrderedDict()
         self._open: OrderedDict[str, tuple[Stamp, ScanStore]] = OrderedDict()
+        self._next_looks: dict[str, tuple[Stamp, float]] = {}
+        self._told: set[str] = set()  # ids of which it was said that two stores have them
 
     def ids(self) -> list[str]:
-        """Return the ids of all stores, damaged ones too, in natural order.
+        """Return the ids of all stores, damaged ones too, in order; each id once.
 
         Raises
         ------
@@ -91,7 +107,7 @@ class Catalogue:
             raise StorageError(
                 f"the served folder cannot be read: {error.strerror}; check the file system"
             ) from error
-        return sorted(names, key=natural_key)
+        return sorted(names, key=place_of)
 
     def published(self, scan_id: str) -> Published:
         """Return the store of that id; its files are not looked at.
@@ -100,6 +116,8 @@ class Catalogue:
         ------
         ScanNotFoundError
             If there is none.
+        Refusal
+            If two stores have that id.
         SchemaError, DamagedStoreError
             If its root document is not one of ours, or damaged.
         """
@@ -122,6 +140,8 @@ class Catalogue:
 
         Raises
         ------
+        Refusal
+            If two stores have that id.
         ScanNotFoundError, SchemaError, DamagedStoreError, StorageError
             As `open_store`.
         """
@@ -137,6 +157,40 @@ class Catalogue:
                 self._keep(scan_id, published.stamp, store)
                 return store
         raise StorageError(f"{scan_id} changes all the time; expected a store at rest; ask again")
+
+    def whole_store(self, scan_id: str) -> ScanStore:
+        """Return what `store` does, after a look for every file of it just now.
+
+        Stores of many shards on a slow file system are not looked at every time: looking takes a
+        tenth of the time at most.
+
+        Raises
+        ------
+        DamagedStoreError
+            If a file has gone or changed its size.
+        Refusal, ScanNotFoundError, SchemaError, StorageError
+            As `store`.
+        """
+        published = self.published(scan_id)
+        self.check(published)
+        return self.store(scan_id)
+
+    def check(self, published: Published) -> None:
+        """Look for every file of a store as `whole_store` does, and raise as it does."""
+        began = time.monotonic()
+        stamp, next_look = self._next_looks.get(published.id, (None, 0.0))
+        if stamp == published.stamp and began < next_look:
+            return
+        try:
+            check_sizes(published.folder, published.files)
+        except OSError as error:
+            raise StorageError(
+                f"scan {published.id!r} cannot be read: {error.strerror}; check the file system"
+            ) from error
+        now = time.monotonic()
+        if len(self._next_looks) >= _MAX_LOOKS:
+            self._next_looks.clear()
+        self._next_looks[published.id] = (published.stamp, began + 10 * (now - began))
 
     def close(self) -> None:
         """Close all files."""
@@ -166,18 +220,44 @@ class Catalogue:
                     yield Path(entry.path)
 
     def _folder(self, scan_id: str) -> Path:
-        """Return the folder of an id; `ScanNotFoundError` if there is none."""
+        """Return the folder of an id; `ScanNotFoundError` if there is none, `Refusal` if two."""
+        found: list[Path] = []
         if _is_name(scan_id):
             if (self.root / ROOT_KEY).is_file():
                 candidates = [self.root] if _id(self.root.name) == scan_id else []
             else:
                 candidates = [self.root / f"{scan_id}{_SUFFIX}", self.root / scan_id]
-            for folder in candidates:
-                if _id(folder.name) == scan_id and _holds_store(folder):
-                    return folder
-        raise ScanNotFoundError(
-            f"there is no scan {scan_id[:100]!r}; expected one of the catalogue"
+            found = [
+                folder
+                for folder in candidates
+                if _id(folder.name) == scan_id and _holds_store(folder)
+            ]
+        if not found:
+            raise ScanNotFoundError(
+                f"there is no scan {scan_id[:100]!r}; expected one of the catalogue"
+            )
+        if len(found) > 1 and not os.path.samefile(*found):
+            raise self._ambiguous(scan_id)
+        self._told.discard(scan_id)
+        return found[0]
+
+    def _ambiguous(self, scan_id: str) -> Refusal:
+        """Return that two stores have one id, and write it to the log once."""
+        message = (
+            f"the folders {scan_id!r} and {scan_id + _SUFFIX!r} both hold a store and have the "
+            "same id; expected one store of each id; rename one of them"
         )
+        with self._lock:
+            is_new = scan_id not in self._told
+            self._told.add(scan_id)
+        if is_new:
+            logger.warning("%s", message)
+        return Refusal(409, "ambiguous", message)
+
+
+def place_of(scan_id: str) -> tuple[list[Any], str]:
+    """Return what ids are sorted by: natural order, in which ``run_1`` and ``run_01`` tie."""
+    return natural_key(scan_id), scan_id
 
 
 def _id(name: str) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import time
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
@@ -28,7 +26,7 @@ from ptyzarr.service.answers import (
     npy_answer,
     without_paths,
 )
-from ptyzarr.service.catalogue import Catalogue, Published, Stamp
+from ptyzarr.service.catalogue import Catalogue, Stamp, place_of
 from ptyzarr.service.files import stored_answer
 from ptyzarr.service.metrics import Metrics
 from ptyzarr.service.parameters import (
@@ -43,7 +41,7 @@ from ptyzarr.service.parameters import (
 from ptyzarr.service.pictures import Picture, draw
 from ptyzarr.service.query import frame_number, read_query
 from ptyzarr.service.work import Workers
-from ptyzarr.store import ScanStore, check_sizes, natural_key
+from ptyzarr.store import ScanStore
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -68,27 +66,6 @@ def read_page() -> dict[str, tuple[bytes, str]]:
     return files
 
 
-@dataclasses.dataclass
-class _Summary:
-    """A line of the catalogue, and when its store was last seen whole."""
-
-    stamp: Stamp
-    facts: dict[str, Any]
-    next_look: float = 0.0
-
-    def check(self, published: Published) -> None:
-        """Look for every file of the store; raise `DamagedStoreError` if one is not whole.
-
-        Stores of many shards on a slow file system are not looked at every time: looking takes a
-        tenth of the time at most.
-        """
-        began = time.monotonic()
-        if began >= self.next_look:
-            check_sizes(published.folder, published.files)
-            took = time.monotonic() - began
-            self.next_look = began + 10 * took
-
-
 class Endpoints:
     """What the routes call.
 
@@ -107,7 +84,12 @@ class Endpoints:
         self.page_files = read_page()
         self.description: Mapping[str, Any] = {}
         self._workers = Workers(config)
-        self._summaries: dict[str, _Summary] = {}
+        self._summaries: dict[str, tuple[Stamp, dict[str, Any]]] = {}
+
+    @property
+    def n_busy(self) -> int:
+        """Calls in threads that have not come to their end."""
+        return self._workers.n_busy
 
     async def index(self, request: Request) -> Response:
         """Answer with the page."""
@@ -144,9 +126,9 @@ class Endpoints:
         return json_answer(await self._workers.file(self._listing, query))
 
     async def scan(self, request: Request) -> Response:
-        """Answer with everything known of a scan."""
+        """Answer with everything known of a scan whose files are all there."""
         read_query(request, ())
-        scan_id, store = await self._store(request)
+        scan_id, store = await self._whole_store(request)
         return json_answer(await self._workers.file(describing.metadata, store, scan_id))
 
     async def zarr(self, request: Request) -> Response:
@@ -223,7 +205,7 @@ class Endpoints:
     async def mean_npy(self, request: Request) -> Response:
         """Answer with the mean intensity."""
         read_query(request, ())
-        _, store = await self._store(request)
+        _, store = await self._whole_store(request)
         etag = science.digest_of("mean", store.frames_digest)
         held = not_modified(request, etag)
         return held or npy_answer(await self._mean(store), {"ETag": etag})
@@ -231,7 +213,7 @@ class Endpoints:
     async def mean_png(self, request: Request) -> Response:
         """Answer with a picture of the mean intensity."""
         query = read_query(request, FRAME_PICTURE)
-        _, store = await self._store(request)
+        _, store = await self._whole_store(request)
         etag = science.digest_of("mean", __version__, store.frames_digest, query)
         held = not_modified(request, etag)
         if held is not None:
@@ -284,6 +266,11 @@ class Endpoints:
         scan_id = request.path_params["id"]
         return scan_id, await self._workers.file(self.catalogue.store, scan_id)
 
+    async def _whole_store(self, request: Request) -> tuple[str, ScanStore]:
+        """Return the store after a look for all its files: what is kept of it would not tell."""
+        scan_id = request.path_params["id"]
+        return scan_id, await self._workers.file(self.catalogue.whole_store, scan_id)
+
     async def _mean(self, store: ScanStore) -> NDArray[np.float64]:
         key = ("mean", store.frames_digest)
         return await self._workers.shared(key, science.mean_intensity, store)
@@ -334,7 +321,7 @@ class Endpoints:
     def _listing(self, query: Mapping[str, Any]) -> dict[str, Any]:
         ids = self.catalogue.ids()
         after, limit = query["cursor"], query["limit"]
-        left = ids if after is None else [i for i in ids if natural_key(i) > natural_key(after)]
+        left = ids if after is None else [i for i in ids if place_of(i) > place_of(after)]
         page = left[:limit]
         return {
             "scans": [self._summary(scan_id) for scan_id in page],
@@ -345,17 +332,17 @@ class Endpoints:
     def _summary(self, scan_id: str) -> dict[str, Any]:
         try:
             published = self.catalogue.published(scan_id)
-            known = self._summaries.get(scan_id)
-            if known is not None and known.stamp == published.stamp:
-                known.check(published)
-                return known.facts
+            self.catalogue.check(published)
+            stamp, facts = self._summaries.get(scan_id, (None, {}))
+            if stamp == published.stamp:
+                return facts
             facts = describing.summary(self.catalogue.store(scan_id), scan_id)
         except PtyzarrError as error:
             message = without_paths(str(error), self.catalogue.root)
             return describing.broken(scan_id, error.code, message)
         if len(self._summaries) >= _MAX_SUMMARIES:
             self._summaries.clear()
-        self._summaries[scan_id] = _Summary(published.stamp, facts)
+        self._summaries[scan_id] = (published.stamp, facts)
         return facts
 
     def _page_file(self, request: Request, name: str) -> Response:

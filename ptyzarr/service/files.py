@@ -6,7 +6,6 @@ import dataclasses
 import errno
 import os
 import re
-import stat
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,7 +17,7 @@ from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
 from ptyzarr.service.answers import REVALIDATE, Refusal, matches, until_gone
 from ptyzarr.service.catalogue import Catalogue, Published
 from ptyzarr.service.work import Workers
-from ptyzarr.store import ROOT_KEY
+from ptyzarr.store import ROOT_KEY, size_fault
 
 #: Files named by content never change under their key as long as the root stays.
 IMMUTABLE: Final = "private, max-age=604800, immutable"
@@ -26,7 +25,8 @@ _PIECE_BYTES: Final = 512 * 1024
 _TRIES: Final = 5
 _JSON: Final = "application/json"
 _BYTES: Final = "application/octet-stream"
-_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
+_RANGE: Final = re.compile(r"bytes=([0-9]*)-([0-9]*)")
+_MAX_DIGITS: Final = 19  # more are beyond any file, and Python refuses to read thousands
 
 
 @dataclasses.dataclass
@@ -120,17 +120,20 @@ def _open_inside(published: Published, key: str) -> int:
 
 def _checked(published: Published, key: str, fd: int) -> StoredFile:
     entry = published.files[key]
-    found = os.fstat(fd)
-    if not stat.S_ISREG(found.st_mode) or found.st_size != entry["size"]:
+    fault = size_fault(os.fstat(fd), entry["size"])
+    if fault is not None:
         os.close(fd)
-        raise _damage(published, key, f"has {found.st_size} bytes")
+        raise _damage(published, key, fault)
     return StoredFile(int(entry["size"]), f'"{entry["sha256"]}"', IMMUTABLE, fd=fd)
 
 
 def _not_opened(published: Published, key: str, error: OSError) -> PtyzarrError:
     """Return what it means that a listed file cannot be opened."""
-    if error.errno in (None, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-        return _damage(published, key, error.strerror or "is not there")
+    if error.errno == errno.ENXIO:  # a socket
+        return _damage(published, key, "is no file")
+    is_link = error.errno in (None, errno.ELOOP)
+    if is_link or error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return _damage(published, key, "is a link" if is_link else "is missing")
     return StorageError(
         f"scan {published.id!r}: file {key!r} cannot be opened: {error.strerror}; check the file "
         "system"
@@ -139,7 +142,7 @@ def _not_opened(published: Published, key: str, error: OSError) -> PtyzarrError:
 
 def _damage(published: Published, key: str, what: str) -> DamagedStoreError:
     return DamagedStoreError(
-        f"scan {published.id!r}: file {key!r}: {what}; expected {published.files[key]['size']} "
+        f"scan {published.id!r}: file {key!r} {what}; expected {published.files[key]['size']} "
         "bytes; the store is damaged, 'ptyzarr repair' mends it from its source"
     )
 
@@ -158,13 +161,14 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     match = _RANGE.fullmatch(header.replace(" ", "").lower()) if header else None
     if match is None or match.group(1) == match.group(2) == "":
         return None
-    first, last = match.groups()
-    if first == "":
-        start, stop = max(0, size - int(last)), size
-        is_empty = int(last) == 0 or size == 0
+    first, last = (_place(digits) for digits in match.groups())
+    if first is None and last is not None:
+        start, stop = max(0, size - last), size
+        is_empty = last == 0 or size == 0
     else:
-        start, stop = int(first), min(size, int(last) + 1 if last else size)
-        if last and int(last) < start:
+        start = first or 0
+        stop = size if last is None else min(size, last + 1)
+        if last is not None and last < start:
             return None
         is_empty = start >= size
     if is_empty:
@@ -173,6 +177,14 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
             {"Content-Range": f"bytes */{size}"},
         )  # fmt: skip
     return start, stop
+
+
+def _place(digits: str) -> int | None:
+    """Return a place in a file, None if none is named; what is beyond any file stays so."""
+    if not digits:
+        return None
+    digits = digits.lstrip("0") or "0"
+    return int(digits) if len(digits) <= _MAX_DIGITS else 10**_MAX_DIGITS
 
 
 async def stored_answer(

@@ -24,6 +24,7 @@ _STATUS_HELP: Final = {
     "401": "The key is missing or wrong.",
     "404": "There is no such scan, frame or file.",
     "408": "The request came too slowly.",
+    "409": "Two stores have that id.",
     "413": "More is asked for than is allowed.",
     "416": "The file has none of the bytes asked for.",
     "500": "The store is damaged.",
@@ -126,6 +127,7 @@ def _responses(endpoint: Endpoint) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {} for kind in endpoint.types}
     answers: dict[str, Any] = {"200": {"description": endpoint.summary, "content": content}}
     statuses = [] if endpoint.is_open else ["400", "401", "404", "500", "503"]
+    statuses += ["409"] if "{id}" in endpoint.path else []
     statuses += ["304"] if endpoint.is_conditional else []
     statuses += ["206", "416"] if ":path" in endpoint.path else []
     statuses += ["408", "413"] if endpoint.method == "POST" else []

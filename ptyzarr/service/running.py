@@ -17,6 +17,7 @@ from typing import Final
 import h11
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ptyzarr.config import ServiceConfig
@@ -48,7 +49,7 @@ def serve(
     config: ServiceConfig | None = None,
     *,
     on_start: Callable[[Address], None] | None = None,
-) -> None:
+) -> bool:
     """Serve a folder of stores until SIGINT or SIGTERM; requests that run then are finished.
 
     Parameters
@@ -59,6 +60,12 @@ def serve(
         Where, to whom, within which limits.
     on_start
         Called when clients can connect, with address and key.
+
+    Returns
+    -------
+    bool
+        Whether every thread has come to its end. If not, one hangs, as in a file system that does
+        not answer, and may keep the process from ending unless it uses `os._exit`.
 
     Raises
     ------
@@ -72,6 +79,7 @@ def serve(
     service = _Service(root, config or ServiceConfig())
     with service.listening() as (listener, address):
         service.run(listener, lambda: on_start(address) if on_start else None)
+    return service.is_at_rest
 
 
 class BackgroundService:
@@ -154,14 +162,24 @@ class _Service:
         self._server.on_start = on_start
         asyncio.run(self._server.serve([listener]))
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no thread is at work any more."""
+        return bool(self._app.state.calls.n_busy == 0)
+
     def stop(self) -> None:
         """Let `run` come to its end."""
         self._server.should_exit = True
 
 
 def _server_config(app: Starlette, config: ServiceConfig) -> uvicorn.Config:
+    async def until_cut_off(scope: Scope, receive: Receive, send: Send) -> None:
+        # Requests are cancelled when the server ends without them; that is no fault to log.
+        with contextlib.suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
     return uvicorn.Config(
-        app,
+        until_cut_off,
         http=_protocol_class(config),
         ws="none",
         lifespan="off",
@@ -222,6 +240,8 @@ class _Server(uvicorn.Server):
     def _cut_off(self) -> None:
         for connection in list(self.server_state.connections):
             connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import functools
-import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Final, TypeVar
 
-import anyio.to_thread
 from anyio import CapacityLimiter
 
 from ptyzarr.compiled import available_cores
 from ptyzarr.config import ServiceConfig, parse_size
 from ptyzarr.service.answers import Refusal
+from ptyzarr.service.threads import Threads
 
 T = TypeVar("T")
 
@@ -34,11 +32,17 @@ class Workers:
     def __init__(self, config: ServiceConfig) -> None:
         n_threads = config.n_threads or available_cores()
         self._timeout_s = config.timeout_s
+        self._threads = Threads()
         self._files = CapacityLimiter(_FILE_THREADS)
         self._short = CapacityLimiter(n_threads)
         self._long = CapacityLimiter(max(1, n_threads // 2))
         self._kept = _Kept(parse_size(config.cache_size))
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
+
+    @property
+    def n_busy(self) -> int:
+        """Calls that have not come to their end, also those that nobody waits for any more."""
+        return self._threads.n_busy
 
     async def file(self, call: Callable[..., T], *arguments: Any) -> T:
         """Return what a look at the disk gives."""
@@ -67,27 +71,19 @@ class Workers:
     async def _in_thread(
         self, limiter: CapacityLimiter, call: Callable[..., T], *arguments: Any
     ) -> T:
-        return await anyio.to_thread.run_sync(
-            functools.partial(call, *arguments), abandon_on_cancel=True, limiter=limiter
-        )
+        # Who gives up frees the place; a thread that hangs keeps nobody else from theirs.
+        async with limiter:
+            return await self._call(call, *arguments)
 
     async def _aside(self, call: Callable[..., T], *arguments: Any) -> T:
-        """Return the result of work for which the end of the process does not wait."""
-        done: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                result = call(*arguments)
-            except Exception as error:  # noqa: BLE001 - it is raised where the result is waited for
-                done.set_exception(error)
-            else:
-                done.set_result(result)
-
+        """Return the result of long work."""
         async with self._long:
-            # From here on it cannot be cancelled, only left alone.
-            done.set_running_or_notify_cancel()
-            threading.Thread(target=run, name="ptyzarr-work", daemon=True).start()
-            return await asyncio.wrap_future(done)
+            return await self._call(call, *arguments)
+
+    async def _call(self, call: Callable[..., T], *arguments: Any) -> T:
+        work = functools.partial(call, *arguments)
+        result: T = await asyncio.wrap_future(self._threads.submit(work))
+        return result
 
     async def _within(self, work: Awaitable[T]) -> T:
         try:

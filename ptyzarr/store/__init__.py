@@ -10,6 +10,7 @@ from ptyzarr.store.manifest import (
     list_keys,
     parse_root,
     read_root,
+    size_fault,
     was_written_here,
 )
 from ptyzarr.store.nodes import read_node
@@ -84,6 +85,7 @@ __all__ = [
     "remote_access",
     "scan_name",
     "shard_key",
+    "size_fault",
     "source_identity",
     "start_array_digest",
     "store_digest",

@@ -13,6 +13,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
+from ptyzarr.store.manifest import size_fault
+from ptyzarr.store.rootguard import RootGuard
 from ptyzarr.store.schema import ROOT_KEY
 
 
@@ -70,16 +72,24 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
         Folder of the store.
     files
         The manifest's entries by key.
+    guard
+        Tells whether the folder still holds the store that was opened.
     """
 
-    def __init__(self, root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        files: Mapping[str, Mapping[str, Any]],
+        guard: RootGuard | None = None,
+    ) -> None:
         super().__init__(LocalStore(root, read_only=True))
         self._folder = root
         self._files = files
+        self._guard = guard
 
     def _with_store(self, store: LocalStore) -> CheckingStore:
         # zarr derives stores from a store; each must go on checking.
-        return CheckingStore(store.root, self._files)
+        return CheckingStore(store.root, self._files, self._guard)
 
     def with_read_only(self, read_only: bool = False) -> CheckingStore:
         """Return this store; a published store is never written.
@@ -108,14 +118,17 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
             return None
         if entry is not None:
             try:
-                found = os.stat(self._folder / key).st_size
+                found: os.stat_result | None = os.stat(self._folder / key)
             except (FileNotFoundError, NotADirectoryError):
                 found = None
-            if found != entry["size"]:
-                raise self._damage(key, "is missing" if found is None else f"has {found} bytes")
+            fault = size_fault(found, entry["size"])
+            if fault is not None:
+                raise self._damage(key, fault)
         value = await super().get(key, prototype, byte_range)
         if value is None and entry is not None:
             raise self._damage(key, "disappeared")
+        if self._guard is not None and entry is not None:
+            self._guard.check()
         if value is not None and entry is not None and reaches_end(byte_range):
             tail = entry.get("tail")
             if tail is not None and not value.to_bytes().hex().endswith(tail):
@@ -143,6 +156,8 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
         return (self._folder / ROOT_KEY).is_file()
 
     def _damage(self, key: str, what: str) -> DamagedStoreError:
+        if self._guard is not None:
+            self._guard.check()  # that the store was replaced is the better reason
         return DamagedStoreError(
             f"{self._folder}: file {key!r} {what}; expected {self._files[key]['size']} bytes; the "
             "store is damaged, 'ptyzarr repair' mends it from its source"

@@ -164,17 +164,22 @@ class FarShard:
             return index
         start = max(self._size - index_nbytes(self._n_chunks), 0)
         run = np.array([[start, self._size]])
-        (body,) = self._fetch(self.key, run)
-        try:
-            index = parse_index(body, self.path, self._size, self._n_chunks, self._tail)
-        except DamagedStoreError:  # it may have been the way
-            (body,) = self._fetch(self.key, run)
-            index = parse_index(body, self.path, self._size, self._n_chunks, self._tail)
+        body, index = self._fetch_index(run)
         if self._cached is not None:
             with contextlib.suppress(OSError):
                 self._cached.write(start, body)
                 self._cached.mark(np.array([self._n_chunks]))
         return index
+
+    def _fetch_index(self, run: NDArray[np.int64]) -> tuple[memoryview, NDArray[np.int64]]:
+        """Return the index as it came and what it says, fetched again where it is not whole."""
+        parts = (self.path, self._size, self._n_chunks, self._tail, self._files.cure)
+        for _ in range(self._files.attempts - 1):
+            (body,) = self._fetch(self.key, run)
+            with contextlib.suppress(DamagedStoreError):  # it may have been the way
+                return body, parse_index(body, *parts)
+        (body,) = self._fetch(self.key, run)
+        return body, parse_index(body, *parts)
 
     def _cached_index(self) -> NDArray[np.int64] | None:
         """Return the index if the cache has it whole."""
@@ -265,8 +270,7 @@ class WholeShard(FarShard):
         index = self._cached_index()
         if index is None:
             raise DamagedStoreError(
-                f"{self.path}: the shard's index fails its checksum; the store is damaged, publish "
-                "it again from its source"
+                f"{self.path}: the shard's index fails its checksum; {self._files.cure}"
             )
         return index
 
@@ -289,14 +293,14 @@ class WholeShard(FarShard):
             cached.touch()
             if cached.has(np.arange(self._n_chunks + 1)).all():
                 return
-            for _ in range(2):
+            for _ in range(self._files.attempts):
                 self._make_room(self._size)
                 if cached.fill(self._files.stream(self.key)) == (self._size, self._sha256):
                     cached.mark_all()
                     return
         raise DamagedStoreError(
             f"{self.path} is missing, cut or of other content; expected the {self._size} bytes "
-            "that the manifest lists; publish the store again from its source"
+            f"that the manifest lists; {self._files.cure}"
         )
 
     @contextlib.contextmanager

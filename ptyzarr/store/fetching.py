@@ -136,7 +136,8 @@ class RemoteShardReader(CompiledReader):
             order = np.argsort(index[inner, 0], kind="stable")
             inner, slots = inner[order], slots[order]
             offsets, lengths = chunk_ranges(index, inner, shard.path)
-            for _ in range(2):  # what was damaged in the cache, or on its way, is fetched again
+            # What was damaged in the cache, or on its way, is fetched again.
+            for _ in range(self._files.attempts + (self._cache is not None)):
                 with shard.chunks(inner, offsets, lengths) as (fd, places):
                     status, which, n_read = self._read_ranges(
                         fd, places, lengths, slots, out, wants_planes=wants_planes
@@ -144,7 +145,7 @@ class RemoteShardReader(CompiledReader):
                 if status == OK:
                     return int(n_read)
                 shard.forget(inner)
-            raise chunk_damage(shard.path, status, int(inner[which]))
+            raise chunk_damage(shard.path, status, int(inner[which]), self._files.cure)
         finally:
             shard.release()
 

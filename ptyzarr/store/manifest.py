@@ -165,20 +165,30 @@ def check_digests(
 
 
 def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise `DamagedStoreError` if a listed file is missing or has another size."""
+    """Raise `DamagedStoreError` if a listed file is missing, no file or of another size."""
     for key, entry in files.items():
         try:
-            found = os.stat(root / key).st_size
-        except (FileNotFoundError, NotADirectoryError) as error:
+            found: os.stat_result | None = os.stat(root / key)
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        fault = size_fault(found, entry["size"])
+        if fault is not None:
             raise DamagedStoreError(
-                f"{root}: file {key!r} is missing; expected {entry['size']} bytes; the store is "
-                "damaged, 'ptyzarr repair' mends it from its source"
-            ) from error
-        if found != entry["size"]:
-            raise DamagedStoreError(
-                f"{root}: file {key!r} has {found} bytes; expected {entry['size']}; the store is "
+                f"{root}: file {key!r} {fault}; expected {entry['size']} bytes; the store is "
                 "damaged, 'ptyzarr repair' mends it from its source"
             )
+
+
+def size_fault(found: os.stat_result | None, size: int) -> str | None:
+    """Return what is wrong with a file that should have `size` bytes, None if nothing is.
+
+    A folder, a pipe or a device has a size, too, which says nothing.
+    """
+    if found is None:
+        return "is missing"
+    if not stat.S_ISREG(found.st_mode):
+        return "is no file"
+    return None if found.st_size == size else f"has {found.st_size} bytes"
 
 
 def _check_entries(path: object, manifest: Mapping[str, Any]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import glob
 import itertools
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from ptyzarr.errors import ScanNotFoundError
-from ptyzarr.store.access import is_url, remote_access
+from ptyzarr.errors import ConfigError, ScanNotFoundError
+from ptyzarr.store.access import RemoteAccess, is_url, remote_access
 from ptyzarr.store.listing import match_urls
 from ptyzarr.store.scanstore import ScanStore
 from ptyzarr.store.schema import natural_key
@@ -63,7 +65,7 @@ def open_store(
 
 
 def open_stores(
-    pattern: str | os.PathLike[str],
+    pattern: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     key: str | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_size: str | int | None = None,
@@ -74,7 +76,8 @@ def open_stores(
     """Open every store that a glob pattern names, in natural order (``run_9`` before ``run_10``).
 
     ``s3://bucket/runs/*.zarr`` is looked up by listing. HTTP has no listing: there a pattern must
-    be the URL of one store.
+    be the URL of one store; `ptyzarr.catalog` lists a service. Of a list of patterns the stores of
+    the first come first.
 
     Parameters and errors as those of `open_store`.
 
@@ -82,16 +85,33 @@ def open_stores(
     ------
     ScanNotFoundError
         If nothing matches.
+    ConfigError
+        If it is neither a path nor a sequence of paths.
     """
-    name = os.fspath(pattern)
+    names: list[Any] = list(pattern) if isinstance(pattern, list | tuple) else [pattern]
+    if not names or not all(isinstance(name, str | os.PathLike) for name in names):
+        raise ConfigError(
+            f"{str(pattern)[:100]} names no stores; expected a path, a URL, a pattern such as "
+            "'DIR/*.zarr', or a list of them"
+        )
+    texts: list[str] = [os.fspath(name) for name in names]
     access = None
-    if is_url(name):
+    if any(is_url(text) for text in texts):
         access = remote_access(key, cache, cache_size, timeout_s, attempts)
-    found = glob.glob(name) if access is None else match_urls(name, access)
-    if not found:
-        raise ScanNotFoundError(f"no store matches {name!r}; expected 'DIR/*.zarr'")
-    paths = sorted(found, key=natural_key)
+    paths = [path for text in texts for path in _matching(text, access)]
     if access is None:
         return [ScanStore(path) for path in paths]
     with ThreadPoolExecutor(_OPENED_AT_ONCE, "ptyzarr-open") as pool:
-        return list(pool.map(ScanStore, paths, itertools.repeat(access)))
+        return list(pool.map(_open, paths, itertools.repeat(access)))
+
+
+def _matching(name: str, access: RemoteAccess | None) -> list[str]:
+    """Return the paths or URLs that a pattern names, in natural order."""
+    found = glob.glob(name) if access is None or not is_url(name) else match_urls(name, access)
+    if not found:
+        raise ScanNotFoundError(f"no store matches {name!r}; expected 'DIR/*.zarr'")
+    return sorted(found, key=natural_key)
+
+
+def _open(path: str, access: RemoteAccess) -> ScanStore:
+    return ScanStore(path, access) if is_url(path) else ScanStore(path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zarr.abc.store import Store
 
@@ -14,13 +14,15 @@ from ptyzarr.scan import ChunkReader
 from ptyzarr.store.access import RemoteAccess, is_url
 from ptyzarr.store.checking import CheckingStore
 from ptyzarr.store.fetching import RemoteShardReader
-from ptyzarr.store.manifest import check_sizes, read_root
+from ptyzarr.store.manifest import check_sizes, parse_root
 from ptyzarr.store.native import NativeFunctions
 from ptyzarr.store.remotefiles import RemoteFiles
 from ptyzarr.store.remotestore import RemoteStore
+from ptyzarr.store.rootguard import RootGuard
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
 from ptyzarr.store.shards import FrameFormat, ShardReader
 
+T = TypeVar("T")
 Files = Mapping[str, Mapping[str, Any]]
 
 
@@ -54,23 +56,28 @@ class LocalPlace:
         self._root = Path(os.path.abspath(path))
         self.address = str(self._root)
         self.access: RemoteAccess | None = None
-        self.document = _load_root(self._root)
+        self._guard = RootGuard(self._root)
+        self.document = _load_root(self._root, self._guard)
         self._files: Files = self.document["attributes"][ATTRIBUTE]["manifest"]["files"]
         check_sizes(self._root, self._files)
 
     @property
     def zarr_store(self) -> Store:
         """A zarr store of what the manifest lists."""
-        return CheckingStore(self._root, self._files)
+        return CheckingStore(self._root, self._files, self._guard)
 
     @property
     def root_nbytes(self) -> int:
         """Size of the root document."""
         return (self._root / ROOT_KEY).stat().st_size
 
+    def read_rows(self, read: Callable[[], T], what: str) -> T:
+        """Return what zarr reads; `what` is for messages."""
+        return read()
+
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""
-        return ShardReader(self._root, layout, self._files, native)
+        return ShardReader(self._root, layout, self._files, native, self._guard)
 
 
 class RemotePlace:
@@ -98,6 +105,10 @@ class RemotePlace:
         """Size of the root document."""
         return len(self._files.root)
 
+    def read_rows(self, read: Callable[[], T], what: str) -> T:
+        """Return what zarr reads, fetched anew where it cannot be decoded."""
+        return self._files.decode_again(read, what)
+
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""
         return RemoteShardReader(self._files, layout, native)
@@ -108,8 +119,8 @@ def find_place(path: str, access: RemoteAccess | None) -> LocalPlace | RemotePla
     return RemotePlace(path, access or RemoteAccess()) if is_url(path) else LocalPlace(path)
 
 
-def _load_root(root: Path) -> dict[str, Any]:
-    """Return the checked root document of a folder."""
+def _load_root(root: Path, guard: RootGuard) -> dict[str, Any]:
+    """Return the checked root document of a folder, which becomes the one that is guarded."""
     if not root.exists():
         raise ScanNotFoundError(f"{root} does not exist; expected a store that ingest wrote")
     if not root.is_dir():
@@ -119,4 +130,6 @@ def _load_root(root: Path) -> dict[str, Any]:
             f"{root} holds no finished store (no {ROOT_KEY}); run 'ptyzarr ingest' to finish or "
             "make it"
         )
-    return read_root(root / ROOT_KEY)
+    raw = (root / ROOT_KEY).read_bytes()
+    guard.pin(raw)
+    return parse_root(raw, root / ROOT_KEY)

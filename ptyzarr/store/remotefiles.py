@@ -13,15 +13,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
-from ptyzarr.errors import DamagedStoreError, ScanNotFoundError
+from ptyzarr.errors import DamagedStoreError, PtyzarrError, ScanNotFoundError
 from ptyzarr.store.access import RemoteAccess
 from ptyzarr.store.manifest import parse_root
 from ptyzarr.store.remote import Answer, RemoteFolder, Version
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
+
+T = TypeVar("T")
 
 
 class RemoteFiles:
@@ -59,20 +61,66 @@ class RemoteFiles:
         self.access = access
         self.folder = RemoteFolder(url, access)
         self.url = self.folder.url
-        answer = self.folder.read(ROOT_KEY)
-        if answer is None:
-            raise ScanNotFoundError(
-                f"{self.url} holds no finished store (no {ROOT_KEY}); expected the address of a "
-                "store that 'ptyzarr ingest' or 'ptyzarr serve' published; check it"
-            )
-        self.root = bytes(answer.body)
-        self.document = parse_root(self.root, f"{self.url}/{ROOT_KEY}")
+        self.root, self._root_version, self.document = self._read_root()
         self.files: Mapping[str, Mapping[str, Any]] = self.document["attributes"][ATTRIBUTE][
             "manifest"
         ]["files"]
-        self._root_version = answer.version
         self._lock = threading.Lock()
         self._versions: dict[str, Version] = {}
+
+    @property
+    def attempts(self) -> int:
+        """How often what fails its checksum is fetched."""
+        return self.access.attempts
+
+    @property
+    def cure(self) -> str:
+        """What is to be done where bytes that came were not those of the store."""
+        n = self.attempts
+        return (
+            f"fetched {'once' if n == 1 else f'{n} times'}; the transfer, a proxy or the store is "
+            f"at fault; compare 'ptyzarr verify {self.url}' with 'ptyzarr verify' where the store "
+            "lies"
+        )
+
+    def decode_again(self, read: Callable[[], T], what: str) -> T:
+        """Return what zarr reads; what it cannot decode is fetched anew, `attempts` times at most.
+
+        Raises
+        ------
+        DamagedStoreError
+            If it can never be decoded; `what` is for the message.
+        """
+        for attempt in range(self.attempts):
+            try:
+                return read()
+            except (PtyzarrError, OSError):
+                raise
+            except (ValueError, RuntimeError, TypeError, KeyError) as error:
+                if attempt == self.attempts - 1:
+                    raise DamagedStoreError(
+                        f"{what} cannot be decoded ({error}); {self.cure}"
+                    ) from error
+        raise AssertionError("at least one attempt is made")
+
+    def _read_root(self) -> tuple[bytes, Version, dict[str, Any]]:
+        """Return the root document, its version and what it says."""
+        damage: DamagedStoreError | None = None
+        for _ in range(self.attempts):
+            answer = self.folder.read(ROOT_KEY)
+            if answer is None:
+                raise ScanNotFoundError(
+                    f"{self.url} holds no finished store (no {ROOT_KEY}); expected the address of "
+                    "a store that 'ptyzarr ingest' or 'ptyzarr serve' published; check it"
+                )
+            root = bytes(answer.body)
+            try:
+                return root, answer.version, parse_root(root, f"{self.url}/{ROOT_KEY}")
+            except DamagedStoreError as error:
+                damage = error
+        raise DamagedStoreError(
+            f"{self.url}/{ROOT_KEY} does not match its own digest; {self.cure}"
+        ) from damage
 
     def entry(self, key: str) -> Mapping[str, Any]:
         """Return size and sha256 of a file; raises `DamagedStoreError` if it is not listed."""
@@ -98,12 +146,17 @@ class RemoteFiles:
         StorageError
             If the server cannot be reached or refuses.
         """
-        for _ in range(2):  # the first time it may have been the way
+        found, expected = "", str(self.entry(key)["sha256"])
+        for _ in range(self.attempts):  # it may have been the way
             answer = self._sized(key, self.folder.read(key))
-            if hashlib.sha256(answer.body).hexdigest() == self.entry(key)["sha256"]:
+            found = hashlib.sha256(answer.body).hexdigest()
+            if found == expected:
                 return answer.body
         self._check_root()
-        raise self._damage(key, "has other content than its digest")
+        raise DamagedStoreError(
+            f"{self.url}: file {key!r} came with other content than its digest (sha256 "
+            f"{found[:12]}..., expected {expected[:12]}...); {self.cure}"
+        )
 
     def read_range(self, key: str, start: int, stop: int) -> memoryview:
         """Return bytes `start` to `stop` of a file; it is the listed one as far as can be told.
@@ -192,7 +245,8 @@ def check_remote_digests(files: RemoteFiles, n_threads: int) -> Iterator[tuple[i
 
 def _compare_file(files: RemoteFiles, key: str) -> tuple[int, str | None]:
     entry = files.entry(key)
-    for _ in range(2):  # the first time it may have been the way
+    size = 0
+    for _ in range(files.attempts):  # it may have been the way
         size, digest = stream_digest(files.stream(key))
         if (size, digest) == (entry["size"], entry["sha256"]):
             return size, None

@@ -172,10 +172,12 @@ class ScanStore:
         native = native_functions()
         if native is not None and _is_our_layout(self._metadata["diffraction"]):
             return self._place.shard_reader(self.format, native)
-        array = self._array("diffraction")
-        return FallbackReader(
-            self.format, lambda start, stop: np.asarray(array[start:stop]), f"{self.path}: frames"
-        )
+        array, what = self._array("diffraction"), f"{self.path}: frames"
+
+        def read_rows(start: int, stop: int) -> NDArray[Any]:
+            return self._place.read_rows(lambda: np.asarray(array[start:stop]), what)
+
+        return FallbackReader(self.format, read_rows, what)
 
     @functools.cached_property
     def frame_index(self) -> NDArray[np.int64]:

@@ -13,6 +13,8 @@ from ptyzarr.errors import DamagedStoreError
 from ptyzarr.store.native import BAD_CHECKSUM, SHORT_READ
 
 _CHECKSUM = 4
+#: What is to be done about damage in a folder.
+REPAIR = "the store is damaged, 'ptyzarr repair' mends it from its source"
 
 
 def read_index(
@@ -36,27 +38,32 @@ def index_nbytes(n_chunks: int) -> int:
 
 
 def parse_index(
-    raw: bytes | memoryview, path: object, size: int, n_chunks: int, tail: str | None = None
+    raw: bytes | memoryview,
+    path: object,
+    size: int,
+    n_chunks: int,
+    tail: str | None = None,
+    cure: str = REPAIR,
 ) -> NDArray[np.int64]:
-    """Return what `read_index` does, from the last bytes of a shard; `path` is for messages."""
+    """Return what `read_index` does, from the last bytes of a shard.
+
+    `path` and `cure`, what is to be done about damage, are for messages.
+    """
     nbytes = index_nbytes(n_chunks)
     raw = bytes(raw)
     body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
     if len(raw) != nbytes or google_crc32c.value(body).to_bytes(4, "little") != checksum:
-        raise DamagedStoreError(
-            f"{path}: the shard's index fails its checksum; the store is damaged, "
-            "'ptyzarr repair' mends it from its source"
-        )
+        raise DamagedStoreError(f"{path}: the shard's index fails its checksum; {cure}")
     if tail is not None and checksum.hex() != tail:
         raise DamagedStoreError(
-            f"{path}: the index is that of another shard; expected the one that ingest wrote; "
-            "files were swapped, 'ptyzarr repair' mends the store from its source"
+            f"{path}: the index is that of another shard, as where files were swapped; expected "
+            f"the one that ingest wrote; {cure}"
         )
     index = np.frombuffer(body, dtype="<u8").reshape(n_chunks, 2).astype(np.int64)
     # Each is compared before their sum, which could overflow.
     limit = size - nbytes
     if (index > limit).any() or (index.sum(axis=1) > limit).any():
-        raise DamagedStoreError(f"{path}: the shard's index points outside the file")
+        raise DamagedStoreError(f"{path}: the shard's index points outside the file; {cure}")
     return index
 
 
@@ -82,12 +89,9 @@ def chunk_ranges(
     return offsets, lengths
 
 
-def chunk_damage(path: object, status: int, chunk: int) -> DamagedStoreError:
+def chunk_damage(path: object, status: int, chunk: int, cure: str = REPAIR) -> DamagedStoreError:
     """Return the error for a chunk that could not be read or decoded."""
     if status == SHORT_READ:
         return DamagedStoreError(f"{path} ended or failed while chunk {chunk} was read")
     what = "fails its checksum" if status == BAD_CHECKSUM else "cannot be decoded"
-    return DamagedStoreError(
-        f"{path}: chunk {chunk} {what}; the store is damaged, "
-        "'ptyzarr repair' mends it from its source"
-    )
+    return DamagedStoreError(f"{path}: chunk {chunk} {what}; {cure}")

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError, StorageError
 from ptyzarr.store.checking import read_errors
+from ptyzarr.store.manifest import size_fault
 from ptyzarr.store.native import OK, NativeFunctions, read_encoded
 from ptyzarr.store.planes import lz4_function
+from ptyzarr.store.rootguard import RootGuard
 from ptyzarr.store.shardindex import chunk_damage, chunk_ranges, read_index
 
 ABSENT = np.uint64(2**64 - 1)
@@ -272,6 +274,8 @@ class ShardReader(CompiledReader):
         The manifest's entries by key: of each shard its size and, where recorded, its tail.
     native
         C functions that read, check and decompress.
+    guard
+        Tells whether the folder still holds the store that was opened.
     """
 
     def __init__(
@@ -280,8 +284,10 @@ class ShardReader(CompiledReader):
         layout: FrameFormat,
         files: Mapping[str, Mapping[str, Any]],
         native: NativeFunctions,
+        guard: RootGuard | None = None,
     ) -> None:
         super().__init__(layout, native)
+        self._guard = guard
         self._root = root
         self._files = files
         self._lock = threading.Lock()
@@ -316,6 +322,21 @@ class ShardReader(CompiledReader):
         finally:
             shard.release()
 
+    def _open_shard(self, key: str, entry: Mapping[str, Any]) -> _Shard:
+        try:
+            shard = _Shard.open(self._root / key, entry, self._layout.shard_chunks)
+        except DamagedStoreError:
+            if self._guard is not None:
+                self._guard.check()  # that the store was replaced is the better reason
+            raise
+        if self._guard is not None:
+            try:
+                self._guard.check()
+            except BaseException:
+                shard.release()
+                raise
+        return shard
+
     def _acquire(self, number: int) -> _Shard:
         with self._lock:
             shard = self._open.get(number)
@@ -330,7 +351,7 @@ class ShardReader(CompiledReader):
                 f"{self._root}: the manifest lists no file {key!r}; expected every shard; the "
                 "store is damaged, 'ptyzarr repair' mends it from its source"
             )
-        shard = _Shard.open(self._root / key, entry, self._layout.shard_chunks)
+        shard = self._open_shard(key, entry)
         evicted = None
         with self._lock:
             known = self._open.get(number)
@@ -362,7 +383,9 @@ class _Shard:
     def open(cls, path: Path, entry: Mapping[str, Any], n_chunks: int) -> _Shard:
         size = int(entry["size"])
         try:
-            fd = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            # A pipe that lies where the shard was must not be waited for.
+            flags = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+            fd = os.open(path, os.O_RDONLY | flags)
         except FileNotFoundError as error:
             raise DamagedStoreError(
                 f"{path} is missing; expected a shard of {size} bytes; the store is damaged, "
@@ -374,10 +397,10 @@ class _Shard:
                 "open files"
             ) from error
         try:
-            found = os.fstat(fd).st_size
-            if found != size:
+            fault = size_fault(os.fstat(fd), size)
+            if fault is not None:
                 raise DamagedStoreError(
-                    f"{path} has {found} bytes; expected {size}; the store is damaged, "
+                    f"{path} {fault}; expected {size} bytes; the store is damaged, "
                     "'ptyzarr repair' mends it from its source"
                 )
             return cls(path, fd, read_index(fd, path, size, n_chunks, entry.get("tail")))

@@ -21,10 +21,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ServiceConfig]]:
     """What `serve` was called with; it returns at once."""
     calls: list[tuple[str, ServiceConfig]] = []
 
-    def serve(root: str, config: ServiceConfig, *, on_start: Any) -> None:
+    def serve(root: str, config: ServiceConfig, *, on_start: Any) -> bool:
         calls.append((root, config))
         address = import_module("ptyzarr.service").Address("http://127.0.0.1:5", "the-key")
         on_start(address)
+        return True
 
     monkeypatch.setattr("ptyzarr.service.serve", serve)
     return calls

@@ -175,6 +175,15 @@ def test_a_damaged_file_is_drawn_and_written_again(scan, beside):
         assert path.read_bytes() == good, name
 
 
+def test_a_pipe_in_the_cache_is_not_waited_for(scan, beside):
+    cached_group_table(scan, CONFIG)
+    path = only_file(beside)
+    path.unlink()
+    os.mkfifo(path)
+    assert_canonical(cached_group_table(scan, CONFIG), scan)
+    assert path.is_file()
+
+
 def test_a_whole_file_of_another_scan_is_not_trusted(scan, beside):
     other = make_scan(40, seed=1, digest="1" * 32, path=scan.path)
     cached_group_table(other, CONFIG)

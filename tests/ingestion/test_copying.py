@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -129,9 +133,48 @@ def test_an_interrupted_copy_goes_on(
     assert not (tmp_path / "copy.zarr/stray").exists()
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_copy_that_a_signal_ended_goes_on(
+    url: str, tmp_path: Path, folder_server: FolderServer, number: signal.Signals
+) -> None:
+    last = "scan.zarr/diffraction/c/3/0/0"
+    folder_server.always[last] = "stall"
+    copy = tmp_path / "copy.zarr"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {"PTYZARR_TIMEOUT_S": "3", "PTYZARR_ATTEMPTS": "1"}
+    command = [sys.executable, "-m", "ptyzarr", "stage", url, str(copy)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            staged = tmp_path / "copy.zarr.staging/store"
+            n_files = len(open_store(tmp_path / "scan.zarr").files)
+            while sum(path.is_file() for path in staged.rglob("*")) < n_files - 1:
+                assert process.poll() is None
+            process.send_signal(number)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == (-number if number == signal.SIGKILL else 75)
+    if number != signal.SIGKILL:
+        assert "run the same command to go on" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    assert not copy.exists()
+    folder_server.always.clear()
+    report = stage(url, copy)
+    verify(report.path)
+    assert report.n_bytes_copied == (tmp_path / last).stat().st_size
+    assert not (tmp_path / "copy.zarr.staging").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "what"),
+    [
+        pytest.param("flip", "other content than its digest", id="flip"),
+        pytest.param("cut", "3068 bytes", id="cut"),
+        pytest.param("missing", "0 bytes", id="missing"),
+    ],
+)
 def test_a_file_that_is_damaged_at_the_source_is_an_error(
-    url: str, tmp_path: Path, damage: str
+    url: str, tmp_path: Path, damage: str, what: str
 ) -> None:
     path = tmp_path / "scan.zarr/diffraction/c/1/0/0"
     raw = bytearray(path.read_bytes())
@@ -139,7 +182,7 @@ def test_a_file_that_is_damaged_at_the_source_is_an_error(
     path.write_bytes(raw[:-1] if damage == "cut" else raw)
     if damage == "missing":
         path.unlink()
-    with pytest.raises(DamagedStoreError, match="damaged at the source"):
+    with pytest.raises(DamagedStoreError, match=f"came with {what}; .*fetched .* is at fault"):
         stage(url, tmp_path / "copy.zarr")
     assert not (tmp_path / "copy.zarr").exists()
 

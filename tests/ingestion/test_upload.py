@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from farstores import serve_careless_s3
 from zarr.storage import ObjectStore
 
 from ptyzarr.config import IngestConfig, TransformConfig
@@ -104,6 +105,9 @@ def test_stores_in_a_bucket_are_found_by_a_pattern(
     found = open_stores(f"{bucket}/runs/run_*.zarr")
     assert [store.path.rsplit("/")[-1] for store in found] == ["run_9.zarr", "run_10.zarr"]
     assert len(open_stores(f"{bucket}/r*/*.zarr")) == 3
+    assert len(open_stores(f"{bucket}/runs/*")) == 3
+    urls = [f"{bucket}/runs/other.zarr", f"{bucket}/runs/run_9.zarr"]
+    assert [store.path for store in open_stores(urls)] == urls
     with pytest.raises(ScanNotFoundError, match="no store matches"):
         open_stores(f"{bucket}/none/*.zarr")
 
@@ -259,6 +263,23 @@ def test_a_server_that_overwrites_what_should_be_created_is_refused(
     )
     with pytest.raises(StorageError, match="does not honour"):
         ingest(source, url, config)
+    assert folder.list() == {}
+
+
+def test_a_server_that_ignores_the_condition_is_refused_in_one_line(
+    source: Path,
+    url: str,
+    config: IngestConfig,
+    folder: RemoteFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    s3_address: str,
+) -> None:
+    assert folder.list() == {}  # its client is of the server behind
+    with serve_careless_s3(s3_address) as careless:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", careless)
+        with pytest.raises(StorageError, match="does not honour") as caught:
+            ingest(source, url, config)
+    assert "\n" not in str(caught.value)
     assert folder.list() == {}
 
 

@@ -126,6 +126,7 @@ def test_a_damaged_store_is_listed_with_its_error(
 ) -> None:
     client = start(folder)
     assert "error" not in client.ask("/v1/scans").json["scans"][1]
+    assert client.ask("/v1/scans/run_2").status == 200
     (folder / "run_2.zarr" / "frame_power" / "c" / "0").unlink()
     entries = client.ask("/v1/scans").json["scans"]
     while not any("error" in entry for entry in entries):
@@ -133,6 +134,78 @@ def test_a_damaged_store_is_listed_with_its_error(
     assert [entry["id"] for entry in entries if "error" in entry] == ["run_2"]
     assert entries[1]["error"]["code"] == "damaged"
     assert str(folder) not in entries[1]["error"]["message"]
+    for path in ("", "/mean.npy", "/mean.png"):
+        answer = client.ask(f"/v1/scans/run_2{path}")
+        assert (answer.status, answer.json["code"]) == (500, "damaged")
+
+
+def test_damage_is_told_by_the_first_listing_although_the_store_was_opened_before(
+    folder: Path, start: Callable[..., Client]
+) -> None:
+    client = start(folder)
+    assert client.ask("/v1/scans/run_2/map").status == 200
+    (folder / "run_2.zarr" / "frame_power" / "c" / "0").unlink()
+    entries = client.ask("/v1/scans").json["scans"]
+    assert [entry["id"] for entry in entries if "error" in entry] == ["run_2"]
+
+
+def test_a_mean_that_is_known_is_not_given_for_a_copy_that_is_damaged(
+    folder: Path, start: Callable[..., Client]
+) -> None:
+    client = start(folder)
+    known = client.ask("/v1/scans/run_1/mean.npy")
+    (folder / "run_2.zarr" / "diffraction" / "c" / "0" / "0" / "0").unlink()
+    for headers in ({}, {"If_None_Match": known.headers["etag"]}):
+        answer = client.ask("/v1/scans/run_2/mean.npy", **headers)
+        assert (answer.status, answer.json["code"]) == (500, "damaged")
+    assert client.ask("/v1/scans/run_1/mean.npy").body == known.body
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("run_2", id="two stores"), pytest.param("run_2.zarr.old", id="other name")],
+)
+def test_neither_of_two_stores_with_one_id_hides_the_other(
+    folder: Path, start: Callable[..., Client], caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    client = start(folder)
+    shutil.copytree(folder / "run_1.zarr", folder / name)
+    is_double = name == "run_2"
+    for _ in range(2):
+        entries = {entry["id"]: entry for entry in client.ask("/v1/scans").json["scans"]}
+        assert ("error" in entries["run_2"]) is is_double
+    if is_double:
+        assert entries["run_2"]["error"]["code"] == "ambiguous"
+        assert "'run_2' and 'run_2.zarr'" in entries["run_2"]["error"]["message"]
+        for path in ("", "/map", "/zarr/zarr.json", "/mean.npy", "/groups"):
+            answer = client.ask(f"/v1/scans/run_2{path}")
+            assert (answer.status, answer.json["code"]) == (409, "ambiguous")
+    told = [record for record in caplog.records if "the same id" in record.getMessage()]
+    assert len(told) == is_double
+    shutil.rmtree(folder / name)
+    assert client.ask("/v1/scans/run_2/map").status == 200
+
+
+def test_a_link_to_a_store_beside_it_is_that_store(
+    folder: Path, start: Callable[..., Client]
+) -> None:
+    client = start(folder)
+    (folder / "run_2").symlink_to("run_2.zarr")
+    assert listed(client) == ["run_1", "run_2", "run_10"]
+    assert client.ask("/v1/scans/run_2").status == 200
+
+
+def test_no_scan_is_lost_between_pages_where_numbers_are_written_differently(
+    folder: Path, start: Callable[..., Client]
+) -> None:
+    client = start(folder)
+    shutil.copytree(folder / "run_1.zarr", folder / "run_01.zarr")
+    found, cursor = [], ""
+    while cursor is not None:
+        page = client.ask(f"/v1/scans?limit=1{cursor and f'&cursor={cursor}'}").json
+        found += [entry["id"] for entry in page["scans"]]
+        cursor = page["next"]
+    assert found == ["run_01", "run_1", "run_2", "run_10"]
 
 
 @pytest.mark.parametrize(

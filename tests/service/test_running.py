@@ -333,3 +333,61 @@ def test_the_command_serves_until_a_signal(root: Path, number: signal.Signals) -
             assert process.stderr.read() == ""
         finally:
             process.kill()
+
+
+#: A service in which some call waits for a pipe that nobody writes to, as a dead mount would.
+HANGING = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+root, pipe, where = sys.argv[1:]
+from ptyzarr.cli import main
+from ptyzarr.service import catalogue, science
+
+def hang(*_):
+    print("hangs", flush=True)
+    open(pipe, "rb").read()
+
+def hang_inside(*_):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(hang).result()
+
+if where == "listing":
+    catalogue.Catalogue.ids = hang
+elif where == "file":
+    catalogue.check_sizes = hang
+else:
+    science.draw_groups = hang_inside
+flags = ["--port", "0", "--no-key", "--json", "--shutdown-timeout-s", "0.5"]
+sys.exit(main(["serve", root, *flags]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "path"),
+    [
+        pytest.param("listing", "/v1/scans", id="listing"),
+        pytest.param("file", "/v1/scans/first", id="file"),
+        pytest.param("pool", "/v1/scans/first/groups", id="threads of a library"),
+    ],
+)
+def test_a_file_system_that_does_not_answer_does_not_keep_the_command_from_ending(
+    root: Path, tmp_path: Path, where: str, path: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-c", HANGING, str(root), str(tmp_path / "pipe"), where]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            client = Client(json.loads(process.stdout.readline())["url"], None)
+            with connect(client) as connection:
+                connection.sendall(head(client, path))
+                assert process.stdout.readline() == "hangs\n"
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(15) == 0
+            assert len(process.stderr.read().splitlines()) == 1
+        finally:
+            process.kill()

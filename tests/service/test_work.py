@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -140,3 +143,36 @@ def test_no_more_threads_decode_than_allowed() -> None:
 
     asyncio.run(ask())
     assert most == 2
+
+
+def test_a_call_that_hangs_keeps_no_other_and_is_counted() -> None:
+    released = threading.Event()
+
+    async def ask() -> None:
+        workers = Workers(ServiceConfig(n_threads=1, timeout_s=0.1))
+        for _ in range(3):
+            with pytest.raises(Refusal, match="takes longer"):
+                await workers.short(released.wait)
+        assert workers.n_busy == 3
+        assert await workers.short(int, "7") == 7
+        released.set()
+        while workers.n_busy:
+            await asyncio.sleep(0)
+
+    asyncio.run(ask())
+
+
+def test_a_thread_holds_no_result_while_it_waits_for_work() -> None:
+    class Result:
+        nbytes = 1
+
+    async def ask() -> weakref.ref[Result]:
+        workers = Workers(ServiceConfig())
+        result = await workers.file(Result)
+        return weakref.ref(result)
+
+    held = asyncio.run(ask())
+    deadline = time.monotonic() + 5
+    while held() is not None and time.monotonic() < deadline:
+        gc.collect()
+    assert held() is None

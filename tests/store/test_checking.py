@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -21,7 +22,10 @@ def checking(tmp_path):
     (tmp_path / "short").write_bytes(b"0123")
     (tmp_path / "unlisted").write_bytes(b"x")
     (tmp_path / "zarr.json").write_bytes(b"{}")
-    files = {key: {"size": 10, "sha256": ""} for key in ("good", "short", "missing")}
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    names = ("good", "short", "missing", "folder", "pipe")
+    files = {key: {"size": 10, "sha256": ""} for key in names}
     return CheckingStore(tmp_path, files)
 
 
@@ -52,7 +56,15 @@ def test_listed_file_of_the_listed_size_is_read(checking, door):
 
 
 @pytest.mark.parametrize("door", DOORS)
-@pytest.mark.parametrize(("key", "what"), [("short", "has 4 bytes"), ("missing", "is missing")])
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("short", "has 4 bytes"),
+        ("missing", "is missing"),
+        ("folder", "is no file"),
+        ("pipe", "is no file"),
+    ],
+)
 def test_damaged_file_is_an_error(checking, door, key, what):
     with pytest.raises(DamagedStoreError, match=f"'{key}' {what}; expected 10 bytes"):
         door(checking, key)

@@ -59,11 +59,23 @@ def test_root_digest_is_that_of_its_bytes_with_zeros(root):
     assert hashlib.sha256(raw.replace(digest.encode(), b"0" * 64)).hexdigest() == digest
 
 
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def make_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("damage", "match"),
     [
         pytest.param(lambda path: path.unlink(), "two cannot be read", id="missing"),
         pytest.param(lambda path: path.write_bytes(b"2"), "has 1 bytes, expected 2", id="size"),
+        pytest.param(make_folder, "is no file", id="folder"),
+        pytest.param(make_pipe, "is no file", id="pipe"),
         pytest.param(lambda path: path.write_bytes(b"23"), "other content", id="content"),
     ],
 )

@@ -168,6 +168,63 @@ def test_a_lasting_failure_is_one_clear_error(
     far.close()
 
 
+FLIPPED = [
+    pytest.param("scan.zarr/zarr.json", "its own digest", id="root"),
+    pytest.param("scan.zarr/positions/c/0/0", "other content than its digest", id="array"),
+    pytest.param(SHARD, "fails its checksum", id="shard"),
+]
+
+
+def read_all(server: FolderServer, **options: Any) -> np.ndarray:
+    far = quick(server, **options)
+    try:
+        assert len(far.positions) == 150
+        return far.amplitude(np.arange(150))
+    finally:
+        far.close()
+
+
+@pytest.mark.parametrize("way", ["ranges", "cache", "whole", "zarr"])
+@pytest.mark.parametrize(("key", "message"), FLIPPED)
+def test_what_is_flipped_on_its_way_is_fetched_as_often_as_was_said(
+    store: ScanStore,
+    folder_server: FolderServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+    message: str,
+    way: str,
+) -> None:
+    folder_server.gives_ranges = way != "whole"
+    if way == "zarr":
+        monkeypatch.setattr("ptyzarr.store.scanstore.native_functions", lambda: None)
+    options = {"cache": tmp_path / "cache"} if way == "cache" else {}
+    # Without ranges, that is found out by one more request.
+    folder_server.faults[key].extend(["flip"] * 3)
+    found = read_all(folder_server, attempts=4, **options)
+    assert np.array_equal(found, store.amplitude(np.arange(150)))
+    assert not folder_server.faults[key]
+
+
+@pytest.mark.parametrize(("key", "message"), FLIPPED)
+@pytest.mark.parametrize("attempts", [1, 4])
+def test_what_is_always_flipped_says_how_often_it_came_and_what_may_be_at_fault(
+    store: ScanStore, folder_server: FolderServer, key: str, message: str, attempts: int
+) -> None:
+    folder_server.always[key] = "flip"
+    with pytest.raises(DamagedStoreError) as caught:
+        read_all(folder_server, attempts=attempts)
+    said = str(caught.value)
+    times = "once" if attempts == 1 else f"{attempts} times"
+    assert message in said
+    assert f"fetched {times}; the transfer, a proxy or the store is at fault" in said
+    assert f"'ptyzarr verify {folder_server.url}/scan.zarr'" in said
+    assert "repair" not in said
+    assert "\n" not in said
+    gets = [asked for method, asked_key, asked in folder_server.requests(key) if method == "GET"]
+    assert max(map(gets.count, gets)) == attempts
+
+
 @pytest.mark.parametrize("left", [0, 100, -300, -1], ids=["empty", "cut", "no-index", "one-byte"])
 def test_a_shard_that_is_too_short_is_told_at_once(
     store: ScanStore, folder_server: FolderServer, tmp_path: Path, left: int
@@ -323,6 +380,25 @@ def test_http_has_no_listing(store: ScanStore, folder_server: FolderServer) -> N
     with pytest.raises(ConfigError, match="HTTP has no listing"):
         open_stores(f"{folder_server.url}/*.zarr")
     assert [far.digest for far in open_stores(f"{folder_server.url}/scan.zarr")] == [store.digest]
+
+
+def test_a_list_of_urls_folders_and_patterns_is_opened_in_its_order(
+    store: ScanStore, folder_server: FolderServer, make_scan_store: MakeStore, tmp_path: Path
+) -> None:
+    make_scan_store("a", n_frames=20, N=16, seed=3)
+    places = [f"{folder_server.url}/scan.zarr", tmp_path / "*.zarr", f"{folder_server.url}/a.zarr"]
+    found = open_stores(places)
+    names = [opened.path.rsplit("/", 1)[-1] for opened in found]
+    assert names == ["scan.zarr", "a.zarr", "scan.zarr", "a.zarr"]
+    assert [opened.n_frames for opened in found] == [150, 20, 150, 20]
+    for opened in found:
+        opened.close()
+
+
+@pytest.mark.parametrize("places", [[], None, 3, [3], ["a.zarr", None]])
+def test_what_names_no_stores_is_refused_in_one_line(places: Any) -> None:
+    with pytest.raises(ConfigError, match=r"names no stores; expected a path.*list of them$"):
+        open_stores(places)
 
 
 def test_another_codec_is_read_through_zarr(

@@ -249,6 +249,15 @@ def test_shard_of_another_size_is_an_error(tmp_path, size):
         read(open_reader(tmp_path, LAYOUT, sizes), [0])
 
 
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_not_taken_for_a_shard_nor_waited_for(tmp_path, put):
+    sizes = write_shards(tmp_path, LAYOUT, make_frames(LAYOUT))
+    (tmp_path / shard_key(0)).unlink()
+    put(tmp_path / shard_key(0))
+    with pytest.raises(DamagedStoreError, match=f"is no file; expected {sizes[shard_key(0)]}"):
+        read(open_reader(tmp_path, LAYOUT, sizes), [0])
+
+
 @pytest.mark.parametrize("size", [0, 3, 60])
 def test_shard_shorter_than_its_index_is_an_error_even_if_listed_so(tmp_path, size):
     sizes = write_shards(tmp_path, LAYOUT, make_frames(LAYOUT))

@@ -9,18 +9,19 @@ const anyNumber = (text) => {
   const value = text.trim() === "" ? NaN : Number(text);
   return Number.isFinite(value) ? value : undefined;
 };
-const numbers = (n) => (text) => {
+/** A place and a half extent, which is above 0. */
+const part = (text) => {
   const values = text.split(",").map(anyNumber);
-  return values.length === n && !values.includes(undefined) ? values : undefined;
+  return values.length === 3 && !values.includes(undefined) && values[2] > 0 ? values : undefined;
 };
 
-/** Name: default, and how its text is read; what cannot be read is the default. */
+/** Name: default, and how its text is read; what cannot be read is the default, see `faultsOf`. */
 const FIELDS = {
   scan: [null, (text) => text || undefined],
   frame: [0, whole(0, 2 ** 48)],
   color: ["power", oneOf("power", "order")],
   behind: ["amplitude", oneOf("amplitude", "phase", "none")],
-  zoom: [null, numbers(3)],
+  zoom: [null, part],
   show: ["frame", oneOf("frame", "mean")],
   scale: ["log", oneOf("log", "linear")],
   cmap: ["ember", oneOf("ember", "ocean", "gray")],
@@ -34,6 +35,7 @@ const FIELDS = {
 };
 const ALWAYS = new Set(["scan", "frame"]);
 const QUIET_MS = 200;
+const MOST_SAID = 60;
 
 /** The state with nothing chosen. */
 export function emptyState() {
@@ -48,6 +50,13 @@ export function readHash(hash) {
     if (given.has(name)) state[name] = read(given.get(name)) ?? state[name];
   }
   return state;
+}
+
+/** What cannot be read of a hash, as it stands there. */
+export function faultsOf(hash) {
+  const given = [...new URLSearchParams(hash.replace(/^#/, ""))];
+  const isBad = ([name, text]) => !Object.hasOwn(FIELDS, name) || FIELDS[name][1](text) === undefined;
+  return given.filter(isBad).map(([name, text]) => `${name}=${text}`.slice(0, MOST_SAID));
 }
 
 /** The hash of a state; defaults are left out. */
@@ -66,11 +75,11 @@ export class Address {
   #timer = null;
   #waiting = null;
 
-  /** `onChange(state)` is called when the user goes back, forth, or edits the URL. */
+  /** `onChange(state, faults)` is called when the user goes back, forth, or edits the URL. */
   constructor(onChange) {
     const reread = () => {
       this.#drop();
-      onChange(readHash(location.hash));
+      onChange(readHash(location.hash), faultsOf(location.hash));
     };
     addEventListener("popstate", reread);
     addEventListener("pagehide", () => this.#flush());

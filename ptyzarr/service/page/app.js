@@ -1,6 +1,6 @@
 // The page: who may see it, what is seen, and what is said when something fails.
 
-import { Address, emptyState, readHash, writeHash } from "./address.js";
+import { Address, emptyState, faultsOf, readHash, writeHash } from "./address.js";
 import { Service } from "./api.js";
 import { Catalogue } from "./catalogue.js";
 import { byId } from "./format.js";
@@ -18,7 +18,10 @@ class Page {
     (count) => this.#traffic.add(count),
     () => this.#hideLoss(),
   );
-  #address = new Address((state) => this.#show(state));
+  #address = new Address((state, faults) => {
+    this.#tellFaults(state, faults);
+    this.#show(state);
+  });
   #state = readHash(location.hash);
   #isIn = false;
   #catalogue;
@@ -30,6 +33,7 @@ class Page {
     this.#scanView = new ScanView(this.#service, {
       change: (patch, how) => this.#change(patch, how),
       say: (text) => (byId("status").textContent = text),
+      remark: (text) => this.#remark(text),
       onFailure,
       onMissing: (id, error) => this.#showFailed(id, error),
     });
@@ -38,6 +42,7 @@ class Page {
 
   /** Comes in with the key of this tab, or without one where none is needed. */
   async start() {
+    this.#tellFaults(this.#state, faultsOf(location.hash));
     this.#service.key = sessionStorage.getItem(KEY);
     await this.#enter(STALE);
   }
@@ -88,8 +93,24 @@ class Page {
     this.#state = { ...this.#state, ...patch };
     if (how === "push") this.#address.push(this.#state);
     else this.#address.replace(this.#state);
-    if (how !== "fix") this.#show(this.#state);
-    else this.#name();
+    if (how === "fix") {
+      this.#name();
+      return;
+    }
+    this.#remark("");
+    this.#show(this.#state);
+  }
+
+  /** Says what of the address cannot be, and puts the address right. */
+  #tellFaults(state, faults) {
+    const what = faults.length === 1 ? "which cannot be read; the default is" : "which cannot be read; defaults are";
+    this.#remark(faults.length ? `The address had ${faults.join(", ")}, ${what} shown instead.` : "");
+    if (faults.length) this.#address.replace(state);
+  }
+
+  #remark(text) {
+    byId("remark").textContent = text;
+    byId("remark").hidden = text === "";
   }
 
   #show(state, { isNew = false } = {}) {

@@ -6,6 +6,8 @@ import { Latest } from "./pictures.js";
 
 const PAGE = 100;
 const AGAIN_MS = 10_000;
+/** What the service says of two stores with one id. */
+const AMBIGUOUS = "ambiguous";
 
 export class Catalogue {
   #service;
@@ -71,9 +73,11 @@ export class Catalogue {
   }
 
   #countText() {
-    const broken = this.#scans.filter((scan) => scan.error).length;
+    const broken = this.#scans.filter((scan) => scan.error);
+    const twice = broken.filter((scan) => scan.error.code === AMBIGUOUS).length;
+    const damaged = broken.length - twice;
     const hidden = this.#next === null ? "" : `, the first ${this.#scans.length} shown`;
-    return `${count(this.#total)} in all${hidden}${broken ? `, ${broken} damaged` : ""}`;
+    return `${count(this.#total)} in all${hidden}${damaged ? `, ${damaged} damaged` : ""}${twice ? `, ${twice} with a name that is there twice` : ""}`;
   }
 }
 
@@ -92,7 +96,7 @@ function row(scan) {
 }
 
 function brokenRow(scan) {
-  const mark = element("strong", {}, "Damaged: ");
+  const mark = element("strong", {}, scan.error.code === AMBIGUOUS ? "There twice: " : "Damaged: ");
   const message = element("td", { className: "error" }, mark, scan.error.message);
   message.colSpan = 5;
   return element("tr", { className: "broken" }, element("th", { scope: "row" }, scan.id), message);

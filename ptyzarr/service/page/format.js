@@ -35,6 +35,12 @@ export function length(metres) {
   return `${number(metres / 1e-12)} pm`;
 }
 
+/** What is wrong with the text of a number field, and which value stays. */
+export function wholeNumberFault(input, name, kept) {
+  const found = input.validity.badInput ? "is no number" : input.value === "" ? "was left empty" : `cannot be ${input.value}`;
+  return `${name} ${found}; it has to be a whole number from ${input.min} to ${input.max} and stays ${kept}.`;
+}
+
 /** An element with text and children; text is never read as markup. */
 export function element(tag, properties = {}, ...children) {
   const made = document.createElement(tag);

@@ -1,7 +1,7 @@
 // The canonical group that was drawn for the chosen position, and the frames of its members.
 
 import { scanPath } from "./api.js";
-import { byId, element } from "./format.js";
+import { byId, element, wholeNumberFault } from "./format.js";
 import { Latest, Shown, pictureQuery } from "./pictures.js";
 
 const MOST_SHOWN = 64;
@@ -16,6 +16,7 @@ export class GroupPanel {
   #latest;
   #thumbnails = [];
   #asked = null;
+  #shown = {};
 
   /**
    * `onMembers(members)`: the members are known; `onChoose(index)`: one of them was chosen;
@@ -38,6 +39,7 @@ export class GroupPanel {
 
   /** Shows the group of a state. */
   show(state, scan) {
+    this.#shown = state;
     for (const id of FIELDS) byId(id).value = state[id];
     byId("group-title").textContent = `Group of position ${state.frame}`;
     const query = new URLSearchParams({
@@ -138,7 +140,8 @@ export class GroupPanel {
       onOptions({ [id]: input.valueAsNumber });
     } else {
       const name = input.closest("label").firstChild.textContent.trim();
-      byId("group-error").textContent = `${name} has to be a whole number from ${input.min} to ${input.max}.`;
+      byId("group-error").textContent = wholeNumberFault(input, name, this.#shown[id]);
+      input.value = this.#shown[id];
     }
   }
 }

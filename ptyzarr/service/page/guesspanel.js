@@ -2,7 +2,7 @@
 
 import { scanPath } from "./api.js";
 import { drawPalette } from "./colors.js";
-import { byId, element, number } from "./format.js";
+import { byId, element, number, wholeNumberFault } from "./format.js";
 import { Latest, Shown, enlarge } from "./pictures.js";
 
 const LARGEST_PX = 1024;
@@ -15,6 +15,7 @@ export class GuessPanel {
   #object;
   #figures = {};
   #asked = { probe: null, object: null };
+  #mode = 0;
 
   /** `onObject(part, image)`: a picture of the object is there. */
   constructor(service, { onObject, onOptions, onFailure }) {
@@ -28,14 +29,21 @@ export class GuessPanel {
     this.#object = this.#latestOf("object");
     byId("mode").addEventListener("change", () => {
       const input = byId("mode");
-      if (input.value !== "" && input.checkValidity()) onOptions({ mode: input.valueAsNumber });
-      else this.#figures["probe-amplitude"].error.textContent = `Modes are 0 to ${input.max}.`;
+      const { error } = this.#figures["probe-amplitude"];
+      if (input.value !== "" && input.checkValidity()) {
+        error.textContent = "";
+        onOptions({ mode: input.valueAsNumber });
+        return;
+      }
+      error.textContent = wholeNumberFault(input, "Mode", this.#mode);
+      input.value = this.#mode;
     });
   }
 
   /** Shows the guesses of a scan. */
   show(state, scan) {
-    const mode = Math.min(state.mode, scan.probe_modes - 1);
+    const { mode } = state;
+    this.#mode = mode;
     byId("mode-label").hidden = scan.probe_modes < 2;
     byId("mode").max = scan.probe_modes - 1;
     byId("mode").value = mode;

@@ -26,6 +26,8 @@ export class ScanMap {
   #points = { layer: null, of: "" };
   #waiting = false;
   #drag = null;
+  #pointer = null; // where it rests on the canvas
+  #pointed = -1;
 
   /**
    * `onChoose(index, isRepeat)`: a position was chosen here; `onZoom(zoom)`: the view changed;
@@ -41,7 +43,7 @@ export class ScanMap {
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#release(event));
     canvas.addEventListener("pointercancel", () => (this.#drag = null));
-    canvas.addEventListener("pointerleave", () => this.onPoint(-1));
+    canvas.addEventListener("pointerleave", () => this.#forgetPointer());
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     canvas.addEventListener("keydown", (event) => this.#keys(event));
   }
@@ -63,7 +65,7 @@ export class ScanMap {
 
   clear() {
     this.#positions = null;
-    this.onPoint(-1);
+    this.#forgetPointer();
     this.redraw();
   }
 
@@ -96,6 +98,8 @@ export class ScanMap {
   setChoice(index) {
     const before = this.#chosen;
     this.#chosen = index;
+    // What is said of the pointer's position would be taken for the chosen one.
+    if (before !== index && this.#pointed !== index) this.#forgetPointer();
     // Whoever moves the map away from the choice, or reloads such a view, means to.
     if (this.#zoom && this.#positions && before >= 0 && before !== index) this.#follow(index);
     this.redraw();
@@ -109,6 +113,7 @@ export class ScanMap {
   /** Shows a part, as `[x, y, half extent]` in object pixels; null shows all. */
   setZoom(zoom) {
     this.#zoom = zoom;
+    this.#point();
     this.redraw();
   }
 
@@ -148,8 +153,22 @@ export class ScanMap {
     this.redraw();
   }
 
+  /** Says which position is nearest to the pointer, which may rest while the map moves. */
+  #point() {
+    if (!this.#pointer || !this.#positions) return;
+    this.#pointed = this.#positions.nearest(...this.#toObject(this.#pointer));
+    this.onPoint(this.#pointed);
+  }
+
+  #forgetPointer() {
+    this.#pointer = null;
+    this.#pointed = -1;
+    this.onPoint(-1);
+  }
+
   #changeZoom(zoom) {
     this.#zoom = zoom;
+    this.#point();
     this.redraw();
     this.onZoom(zoom);
   }
@@ -209,8 +228,9 @@ export class ScanMap {
 
   #move(event) {
     if (!this.#positions) return;
+    this.#pointer = { offsetX: event.offsetX, offsetY: event.offsetY };
     if (!this.#drag) {
-      this.onPoint(this.#positions.nearest(...this.#toObject(event)));
+      this.#point();
       return;
     }
     const dx = event.offsetX - this.#drag.x;

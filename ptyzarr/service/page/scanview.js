@@ -3,7 +3,7 @@
 import { showAbout } from "./about.js";
 import { scanPath } from "./api.js";
 import { drawPalette } from "./colors.js";
-import { byId, count, number } from "./format.js";
+import { byId, count, number, wholeNumberFault } from "./format.js";
 import { FramePanel } from "./framepanel.js";
 import { GroupPanel } from "./grouppanel.js";
 import { GuessPanel } from "./guesspanel.js";
@@ -15,6 +15,7 @@ export class ScanView {
   #service;
   #change;
   #say;
+  #remark;
   #map;
   #frame;
   #group;
@@ -25,13 +26,14 @@ export class ScanView {
 
   /**
    * `change(patch, how)`: the user wants to see something else, "push" or "replace" in the
-   * history; `say(text)`: for those who do not see; `onFailure(error, place)`;
+   * history; `say(text)`: for those who do not see; `remark(text)`: for all; `onFailure(error, place)`;
    * `onMissing(id, error)`: the scan cannot be shown at all.
    */
-  constructor(service, { change, say, onFailure, onMissing }) {
+  constructor(service, { change, say, remark, onFailure, onMissing }) {
     this.#service = service;
     this.#change = change;
     this.#say = say;
+    this.#remark = remark;
     this.#loading = new Latest((error) => {
       if (error.kind === "refused") onMissing(this.#state.scan, error);
       else onFailure(error, null);
@@ -106,6 +108,12 @@ export class ScanView {
       byId("map-error").textContent = `There is no position ${this.#state.frame}; this scan has 0 to ${last}.`;
       this.#state = { ...this.#state, frame: last };
       this.#change({ frame: last }, "fix");
+    }
+    const modes = this.#scan.probe_modes;
+    if (this.#state.mode >= modes) {
+      this.#remark(`There is no mode ${this.#state.mode} of the probe; this scan has ${modes === 1 ? "mode 0 alone" : `0 to ${modes - 1}`}.`);
+      this.#state = { ...this.#state, mode: modes - 1 };
+      this.#change({ mode: modes - 1 }, "fix");
     }
     const state = this.#state;
     byId("color").value = state.color;
@@ -209,7 +217,9 @@ export class ScanView {
       this.#choose(wanted, false);
       return;
     }
-    byId("map-error").textContent = `There is no position ${input.value || "without a number"}; this scan has 0 to ${last}.`;
+    byId("map-error").textContent = input.value
+      ? `There is no position ${input.value}; this scan has 0 to ${last}.`
+      : wholeNumberFault(input, "Position", this.#state.frame);
     input.value = this.#state.frame;
   }
 }

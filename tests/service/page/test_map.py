@@ -144,6 +144,69 @@ def test_the_pointer_reads_positions_and_pixels(first: Browser, store: ScanStore
     first.wait(lambda: first.text("frame-under") == f"column {column}, row {row}: {counts}")
 
 
+def test_what_is_said_under_a_resting_pointer_is_never_of_before(
+    first: Browser, store: ScanStore
+) -> None:
+    click_map(first, *store.positions[33])
+    wait_for(first, 33)
+    assert first.text("map-under").startswith("33 at ")
+    first.keys(Keys.PAGE_DOWN)
+    wait_for(first, 34)
+    assert first.text("map-under") == ""
+    first.point_at(first.find("map"), *place(first, *store.positions[12]))
+    first.wait(lambda: first.text("map-under").startswith("12 at "))
+    before = place(first, *store.positions[12])
+    first.keys("+")
+    first.wait(lambda: place(first, *store.positions[12]) != before)
+    drawn = first.run("return {...document.getElementById('map').dataset}")
+    offset = [float(drawn["offsetX"]), float(drawn["offsetY"])]
+    under = (np.rint(before) - offset) / float(drawn["scale"])
+    assert first.text("map-under").startswith(f"{nearest(store, *under)} at ")
+
+
+def test_the_value_under_a_resting_pointer_is_that_of_the_frame_shown(
+    first: Browser, store: ScanStore
+) -> None:
+    image = first.find("frame-image")
+    pixel = image.size["width"] / FRAME_SIZE
+    first.run("document.getElementById('map').focus()")
+    first.point_at(image, 20.5 * pixel, 13.5 * pixel)
+    for frame in (0, 1, 2):
+        wait_for(first, frame)
+        counts = int(np.rint(np.square(store.amplitude(np.array([frame]))[0, 13, 20])))
+        first.wait(
+            lambda counts=counts: first.text("frame-under") == f"column 20, row 13: {counts}"
+        )
+        first.keys(Keys.PAGE_DOWN)
+
+
+@pytest.mark.parametrize(
+    ("field", "where", "message"),
+    [
+        pytest.param(
+            "frame-number", "map-error",
+            "Position was left empty; it has to be a whole number from 0 to 89 and stays 0.",
+            id="position",
+        ),
+        pytest.param(
+            "gridsize", "group-error",
+            "Grid was left empty; it has to be a whole number from 1 to 64 and stays 2.",
+            id="grid",
+        ),
+    ],
+)  # fmt: skip
+def test_a_number_field_that_is_emptied_says_so_and_keeps_its_value(
+    first: Browser, field: str, where: str, message: str
+) -> None:
+    kept = first.find(field).get_attribute("value")
+    first.find(field).send_keys(Keys.CONTROL, "a", Keys.NULL, Keys.DELETE, Keys.ENTER)
+    first.wait(lambda: first.text(where) == message)
+    assert first.find(field).get_attribute("value") == kept
+    first.find(field).send_keys(Keys.CONTROL, "a", Keys.NULL, "-", Keys.ENTER)
+    first.wait(lambda: "is no number" in first.text(where))
+    assert first.find(field).get_attribute("value") == kept
+
+
 def test_the_object_lies_behind_the_positions(first: Browser) -> None:
     first.wait(lambda: first.find("object-phase").get_attribute("data-shows"))
     seen = []

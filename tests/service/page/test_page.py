@@ -155,6 +155,43 @@ def test_a_frame_beyond_the_scan_is_the_last_one(
     page.wait(lambda: page.hash()["frame"] == "89")
 
 
+@pytest.mark.parametrize(
+    ("hash_", "said", "kept"),
+    [
+        pytest.param(
+            "frame=x&scale=linear", ["frame=x", "default is"], "frame=0&scale=linear",
+            id="number",
+        ),
+        pytest.param(
+            "frame=3&scale=cubic&cmap=jet", ["scale=cubic, cmap=jet", "defaults are"], "frame=3",
+            id="choices",
+        ),
+        pytest.param("frame=3&zoom=1,2,-5", ["zoom=1,2,-5"], "frame=3", id="zoom inside out"),
+        pytest.param("frame=3&color=<b>", ["color=<b>"], "frame=3", id="markup"),
+        pytest.param("frame=3&colour=order", ["colour=order"], "frame=3", id="unknown name"),
+        pytest.param("frame=3&mode=7", ["no mode 7", "mode 0 alone"], "frame=3", id="mode"),
+    ],
+)  # fmt: skip
+def test_what_a_url_cannot_mean_is_said_and_put_right(
+    quiet: Browser, service: BackgroundService, hash_: str, said: list[str], kept: str
+) -> None:
+    page = quiet
+    page.open(service.url, f"scan=first&{hash_}", service.key)
+    wait_for(page, int(kept[6]))
+    page.wait(lambda: page.run("return location.hash") == f"#scan=first&{kept}")
+    assert all(words in page.text("remark") for words in said)
+    page.find("next").click()
+    wait_for(page, int(kept[6]) + 1)
+    assert not page.find("remark").is_displayed()
+
+
+def test_a_url_that_is_edited_is_put_right_too(first: Browser) -> None:
+    first.run("location.hash = '#scan=first&frame=5&gridsize=-2'")
+    first.wait(lambda: "gridsize=-2" in first.text("remark"))
+    wait_for(first, 5)
+    first.wait(lambda: first.run("return location.hash") == "#scan=first&frame=5")
+
+
 def test_a_service_that_went_away_is_noticed_and_found_again(tab: Browser, root: Path) -> None:
     running = serve_background(root)
     port = int(running.url.rpartition(":")[2])

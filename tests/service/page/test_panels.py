@@ -153,7 +153,11 @@ def test_modes_of_the_probe_are_shown_one_by_one(tab: Browser, tmp_path: Path) -
         assert not np.array_equal(tab.pixels("probe-amplitude"), before)
         assert tab.hash()["mode"] == "1"
         tab.type("mode", "2")
-        tab.wait(lambda: "Modes are 0 to 1." in tab.text("guesses"))
+        tab.wait(
+            lambda: (
+                "Mode cannot be 2; it has to be a whole number from 0 to 1" in tab.text("guesses")
+            )
+        )
 
 
 def test_a_scan_without_an_object_says_so(catalogue: Browser) -> None:
