@@ -28,7 +28,7 @@ from ptyzarr.streaming.recycling import aligned_bytes
 from ptyzarr.streaming.rehearsal import rehearse
 from ptyzarr.streaming.sampling import SAMPLERS, SampledScan, Share, share_epoch
 from ptyzarr.streaming.selection import Groups
-from ptyzarr.streaming.sinks import BatchShape, Sink, make_sink
+from ptyzarr.streaming.sinks import BatchShape, Sink, load_device, make_sink
 from ptyzarr.streaming.stats import LoaderStats, measure_epoch
 from ptyzarr.streaming.window import ChunkPlanner
 
@@ -143,6 +143,7 @@ class GroupLoader:
         self._is_rank_given = config.rank is not None
         config = fill_rank(config)
         check_seed(grouping, config.world_size or 1)
+        load_device(config)
         before = resident_memory()
         self._config, self._grouping = config, grouping
         self._n_threads = config.n_threads or count_threads()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
@@ -282,10 +283,28 @@ class NumpySink(HostSink):
         super().__init__(config, shape)
 
 
+def load_device(config: LoaderConfig) -> None:
+    """Import what drives ``config.device``, so that it is not counted as memory of a loader.
+
+    Raises
+    ------
+    DeviceError
+        If it is not installed.
+    """
+    if config.device != "numpy":
+        _load_tensors(config)
+
+
 def _make_torch_sink(config: LoaderConfig, shape: BatchShape) -> Sink:
-    """Return the sink of a torch device; the one place that loads the room that knows torch."""
+    """Return the sink of a torch device."""
+    sink: Sink = _load_tensors(config).make_sink(config, shape)
+    return sink
+
+
+def _load_tensors(config: LoaderConfig) -> ModuleType:
+    """Return the room that knows torch, which is loaded nowhere else."""
     try:
-        module = importlib.import_module("ptyzarr.tensors")
+        return importlib.import_module("ptyzarr.tensors")
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == "ptyzarr":
             raise
@@ -293,8 +312,6 @@ def _make_torch_sink(config: LoaderConfig, shape: BatchShape) -> Sink:
             f"device is {config.device!r}, which needs torch, and {error.name} is not installed; "
             "install 'ptyzarr[torch]' or use device='numpy'"
         ) from error
-    sink: Sink = module.make_sink(config, shape)
-    return sink
 
 
 SINKS: Final[Mapping[str, Callable[[LoaderConfig, BatchShape], Sink]]] = {
