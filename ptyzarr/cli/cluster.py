@@ -60,7 +60,7 @@ def plan_command(source: str, dest: str, as_json: bool, **options: Any) -> None:
 @json_flag
 def publish_command(dest: str, as_json: bool) -> None:
     """Publish a store whose parts are all written; everything is digested again first."""
-    with contextlib.closing(publish(dest)) as store:
+    with contextlib.closing(publish(dest, on_wait=_say)) as store:
         facts: dict[str, Any] = {
             "store": dest,
             "n_frames": store.n_frames,
@@ -73,6 +73,10 @@ def publish_command(dest: str, as_json: bool) -> None:
     else:
         size = format_size(facts["bytes_stored"])
         click.echo(f"{dest}: {facts['n_frames']} frames, {size}, published")
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line), err=True)
 
 
 def choose_sources(paths: tuple[str, ...]) -> tuple[list[str], str]:

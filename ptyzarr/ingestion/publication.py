@@ -8,7 +8,9 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,9 @@ POLL_S = 0.5
 _SHOWN = 8
 
 
-def publish(destination: str | os.PathLike[str]) -> ScanStore:
+def publish(
+    destination: str | os.PathLike[str], *, on_wait: Callable[[str], None] | None = None
+) -> ScanStore:
     """Publish a store whose parts are written; one that is published is opened and returned.
 
     Everything is digested again first. Of several calls at once one publishes, the others wait
@@ -46,6 +50,8 @@ def publish(destination: str | os.PathLike[str]) -> ScanStore:
     ----------
     destination
         That of the plan.
+    on_wait
+        Called once with a line that says for what, if this call has to wait.
 
     Raises
     ------
@@ -62,7 +68,7 @@ def publish(destination: str | os.PathLike[str]) -> ScanStore:
     with interruptible(), storage_errors(f"publishing {os.fspath(destination)}"):
         if staging.root.is_dir():
             with contextlib.ExitStack() as stack:
-                _wait_for_lock(stack, staging)
+                _wait_for_lock(stack, staging, on_wait)
                 _publish_locked(target, staging)
         try:
             return open_store(target)
@@ -83,18 +89,31 @@ def _read_request(staging: Staging) -> tuple[str, IngestConfig] | None:
         return None
 
 
-def _wait_for_lock(stack: contextlib.ExitStack, staging: Staging) -> None:
+def _wait_for_lock(
+    stack: contextlib.ExitStack, staging: Staging, on_wait: Callable[[str], None] | None
+) -> None:
     """Lock the folder; wait while another process publishes."""
     deadline = time.monotonic() + WAIT_S
     while True:
         try:
             stack.enter_context(lock(staging.root))
-        except ScanExistsError:
-            if time.monotonic() > deadline:
+        except ScanExistsError as error:
+            # What has the name of a lock and is no file stays for ever.
+            if time.monotonic() > deadline or _is_no_file(staging.root / "lock"):
                 raise
+            if on_wait is not None:
+                on_wait(f"waiting up to {WAIT_S:.0f} s: {error}")
+                on_wait = None
             time.sleep(POLL_S)
         else:
             return
+
+
+def _is_no_file(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except OSError:  # released meanwhile
+        return False
 
 
 def _publish_locked(target: Path, staging: Staging) -> None:

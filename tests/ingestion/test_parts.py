@@ -432,6 +432,35 @@ def test_publisher_does_not_wait_for_ever(tmp_path, monkeypatch):
         publish(dest)
 
 
+def test_publisher_says_once_that_it_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(publication, "POLL_S", 0.0)
+    source, dest = make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr"
+    plan_parts(source, dest)
+    write_all(source, dest)
+    held = Staging.beside(dest).root / "lock"
+    held.write_text('{"token": "x", "host": "elsewhere"}')
+    said, sleep = [], publication.time.sleep
+
+    def release(duration_s: float) -> None:
+        if said and rounds.pop() == 0:
+            held.unlink()
+        sleep(duration_s)
+
+    rounds = [0, 1, 2]
+    monkeypatch.setattr(publication.time, "sleep", release)
+    publish(dest, on_wait=said.append).close()
+    assert len(said) == 1
+    assert "is being written by process unknown on elsewhere" in said[0]
+
+
+def test_publisher_does_not_wait_for_what_is_no_lock(tmp_path):
+    source, dest = make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr"
+    plan_parts(source, dest)
+    (Staging.beside(dest).root / "lock").mkdir()
+    with pytest.raises(ScanExistsError, match="no regular file"):
+        publish(dest)
+
+
 @pytest.mark.parametrize("moment", ["plan", "frames"])
 def test_part_that_meets_publication_is_done(tmp_path, monkeypatch, moment):
     """A part that is repeated while its store is published finds its folder gone."""
