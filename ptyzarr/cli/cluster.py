@@ -26,6 +26,8 @@ from ptyzarr.ingestion import (
     write_part,
 )
 
+_SHOWN = 40  # characters of an argument that cannot be one
+
 
 @click.command("plan")
 @click.argument("source")
@@ -112,9 +114,10 @@ def ingest_part(source: str, dest: str, part: str, config: IngestConfig, as_json
     """Write one part of a planned store."""
     if is_folder(dest):
         raise click.UsageError(f"--part is for one scan; name its store, not the folder {dest!r}.")
-    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    match = re.fullmatch(r"([0-9]{1,10})/([0-9]{1,10})", part)
     if match is None:
-        raise click.UsageError(f"--part is {part!r}; expected i/n, e.g. 0/4.")
+        shown = part if len(part) <= _SHOWN else f"{part[:_SHOWN]}..."
+        raise click.UsageError(f"--part is {shown!r}; expected i/n, e.g. 0/4.")
     report = write_part(
         source, dest, int(match[1]), int(match[2]), config, progress=terminal_progress()
     )

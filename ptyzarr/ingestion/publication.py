@@ -15,10 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import InterruptedIngestError, ScanExistsError, ScanNotFoundError
+from ptyzarr.errors import (
+    InterruptedIngestError,
+    PtyzarrError,
+    ScanExistsError,
+    ScanNotFoundError,
+)
 from ptyzarr.ingestion.budget import choose_workers
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.parts import check_kind, needed_kind, places
+from ptyzarr.ingestion.parts import check_kind, needed_kind, places, refusals
 from ptyzarr.ingestion.plan import Plan, plan_key
 from ptyzarr.ingestion.runner import (
     assemble,
@@ -59,6 +64,8 @@ def publish(
         If there is neither a plan nor a store.
     InterruptedIngestError
         If shards are missing; the message names the parts to repeat.
+    PtyzarrError
+        If shards are missing because a part refused the source; the message is that of the part.
     SourceError
         If the source changed or fails its checksum; then nothing of the parts is kept.
     ScanExistsError
@@ -136,22 +143,34 @@ def _build(scan: Scan, target: Path, config: IngestConfig, staging: Staging) -> 
     plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
         raise InterruptedIngestError(
-            f"{staging.root} holds no whole plan of {scan.name}, or that of what it was before; "
+            f"{staging.root} holds no whole plan of {scan.name} as it is now; expected one; "
             f"run 'ptyzarr plan {scan.path} {target}' again, then every part"
         )
     check_kind(plan, needed_kind(plan, staging), f"'ptyzarr plan {scan.path} {target}'")
     shards = range(plan.format.n_shards)
     missing = [k for k in shards if staging.journalled(k, plan.stamp) is None]
+    _refuse_refused(refusals(plan, staging) if missing else [], target)
     _refuse_missing(scan, missing, target, staging)
     _remove_strays(plan, staging)
     document = assemble(scan, plan, config, staging, n_workers)
     if document is None:
         _refuse_missing(scan, damaged_shards(plan, staging, n_workers), target, staging)
         raise InterruptedIngestError(
-            f"{staging.root} changed meanwhile; run 'ptyzarr publish' again"
+            f"{staging.root} changed meanwhile; expected it to stay while it is published; run "
+            "'ptyzarr publish' again"
         )
     source_unchanged(scan)
     staging.publish(target, document, overwrite=config.overwrite)
+
+
+def _refuse_refused(said: list[str], target: Path) -> None:
+    """Say what parts said of the source, which stays as it is however often they are repeated."""
+    if said:
+        # No SourceError: the shards that are there stay, for a part may be repeated elsewhere.
+        raise PtyzarrError(
+            f"{target} lacks what was refused: {_listed(said)}; expected all parts to be done; "
+            "mend the source, or plan anew with options that take it"
+        )
 
 
 def _refuse_missing(scan: Scan, missing: list[int], target: Path, staging: Staging) -> None:

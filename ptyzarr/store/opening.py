@@ -8,6 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from ptyzarr.errors import ScanNotFoundError
+from ptyzarr.paths import check_path
 from ptyzarr.store.access import is_url, remote_access
 from ptyzarr.store.listing import match_urls
 from ptyzarr.store.scanstore import ScanStore
@@ -83,7 +84,7 @@ def open_stores(
     ScanNotFoundError
         If nothing matches.
     """
-    name = os.fspath(pattern)
+    name = check_path(pattern, "stores")
     access = None
     if is_url(name):
         access = remote_access(key, cache, cache_size, timeout_s, attempts)

@@ -44,7 +44,8 @@ def parse_index(
     body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
     if len(raw) != nbytes or google_crc32c.value(body).to_bytes(4, "little") != checksum:
         raise DamagedStoreError(
-            f"{path}: the shard's index fails its checksum; the store is damaged, "
+            f"{path}: the shard's index fails its checksum; expected the one that ingest wrote; "
+            "the store is damaged, "
             "'ptyzarr repair' mends it from its source"
         )
     if tail is not None and checksum.hex() != tail:
@@ -56,7 +57,10 @@ def parse_index(
     # Each is compared before their sum, which could overflow.
     limit = size - nbytes
     if (index > limit).any() or (index.sum(axis=1) > limit).any():
-        raise DamagedStoreError(f"{path}: the shard's index points outside the file")
+        raise DamagedStoreError(
+            f"{path}: the shard's index points outside the file; expected chunks within it; the "
+            "store is damaged, 'ptyzarr repair' mends it from its source"
+        )
     return index
 
 
@@ -85,9 +89,12 @@ def chunk_ranges(
 def chunk_damage(path: object, status: int, chunk: int) -> DamagedStoreError:
     """Return the error for a chunk that could not be read or decoded."""
     if status == SHORT_READ:
-        return DamagedStoreError(f"{path} ended or failed while chunk {chunk} was read")
+        return DamagedStoreError(
+            f"{path} ended or failed while chunk {chunk} was read; expected all of it; check the "
+            "disk, 'ptyzarr repair' mends the store from its source"
+        )
     what = "fails its checksum" if status == BAD_CHECKSUM else "cannot be decoded"
     return DamagedStoreError(
-        f"{path}: chunk {chunk} {what}; the store is damaged, "
+        f"{path}: chunk {chunk} {what}; expected what ingest wrote; the store is damaged, "
         "'ptyzarr repair' mends it from its source"
     )
