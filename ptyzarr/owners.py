@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -12,6 +13,8 @@ from typing import Any
 
 #: Whether signal 0 asks if a process is there; on Windows it would end it.
 CAN_PROBE = os.name == "posix"
+_WORDS = frozenset(("token", "host", "pid", "started"))
+_SEAL = "seal"
 
 
 def describe_self() -> dict[str, Any]:
@@ -25,13 +28,27 @@ def describe_self() -> dict[str, Any]:
     }
 
 
+def seal_owner(owner: Mapping[str, Any]) -> bytes:
+    """Return a description as the bytes of a file, in which any change can be told."""
+    return json.dumps({**owner, _SEAL: _digest(owner)}).encode()
+
+
 def parse_owner(text: str | bytes) -> dict[str, Any]:
-    """Return the description in a file; empty where it is none, or not yet whole."""
+    """Return the description in a file; empty where it is none, not whole, or was changed."""
     try:
         owner = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return owner if isinstance(owner, dict) else {}
+    if not isinstance(owner, dict):
+        return {}
+    seal = owner.pop(_SEAL, None)
+    # A description without a seal has no word but ours: else the name of the seal was damaged.
+    whole = _WORDS.issuperset(owner) if seal is None else seal == _digest(owner)
+    return owner if whole else {}
+
+
+def _digest(owner: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(owner, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_dead(owner: Mapping[str, Any]) -> bool | None:

@@ -12,8 +12,9 @@ PACKAGE = Path(__file__).parent.parent / "ptyzarr"
 
 #: Rooms in rank order, and the rooms that each may import. Anything may use `_version`,
 #: `compiled` (how kernels are compiled), `memory`, `owners` (which process holds a lock),
-#: `power` (how squares are summed) and `progress` (how long work reports).
-FREE = {"_version", "compiled", "memory", "owners", "power", "progress"}
+#: `paths` (what no path may be), `plainfiles` (reading regular files alone), `power` (how squares
+#: are summed) and `progress` (how long work reports).
+FREE = {"_version", "compiled", "memory", "owners", "paths", "plainfiles", "power", "progress"}
 BELOW_INGESTION = {"errors", "config", "scan", "sources", "store"}
 BELOW_TENSORS = {"errors", "config", "scan", "grouping", "streaming"}
 ALL_ROOMS = BELOW_INGESTION | BELOW_TENSORS | {"ingestion", "tensors"}
@@ -23,6 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "compiled": set(),
     "memory": set(),
     "owners": set(),
+    "paths": {"errors"},
+    "plainfiles": set(),
     "progress": set(),
     "config": {"errors"},
     "power": set(),

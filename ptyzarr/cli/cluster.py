@@ -26,6 +26,8 @@ from ptyzarr.ingestion import (
     write_part,
 )
 
+_SHOWN = 40  # characters of an argument that cannot be one
+
 
 @click.command("plan")
 @click.argument("source")
@@ -60,7 +62,7 @@ def plan_command(source: str, dest: str, as_json: bool, **options: Any) -> None:
 @json_flag
 def publish_command(dest: str, as_json: bool) -> None:
     """Publish a store whose parts are all written; everything is digested again first."""
-    with contextlib.closing(publish(dest)) as store:
+    with contextlib.closing(publish(dest, on_wait=_say)) as store:
         facts: dict[str, Any] = {
             "store": dest,
             "n_frames": store.n_frames,
@@ -73,6 +75,10 @@ def publish_command(dest: str, as_json: bool) -> None:
     else:
         size = format_size(facts["bytes_stored"])
         click.echo(f"{dest}: {facts['n_frames']} frames, {size}, published")
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line), err=True)
 
 
 def choose_sources(paths: tuple[str, ...]) -> tuple[list[str], str]:
@@ -108,9 +114,10 @@ def ingest_part(source: str, dest: str, part: str, config: IngestConfig, as_json
     """Write one part of a planned store."""
     if is_folder(dest):
         raise click.UsageError(f"--part is for one scan; name its store, not the folder {dest!r}.")
-    match = re.fullmatch(r"(\d+)/(\d+)", part)
+    match = re.fullmatch(r"([0-9]{1,10})/([0-9]{1,10})", part)
     if match is None:
-        raise click.UsageError(f"--part is {part!r}; expected i/n, e.g. 0/4.")
+        shown = part if len(part) <= _SHOWN else f"{part[:_SHOWN]}..."
+        raise click.UsageError(f"--part is {shown!r}; expected i/n, e.g. 0/4.")
     report = write_part(
         source, dest, int(match[1]), int(match[2]), config, progress=terminal_progress()
     )

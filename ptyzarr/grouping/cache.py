@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping.claims import one_at_a_time
-from ptyzarr.grouping.plainfiles import open_plain
 from ptyzarr.grouping.select import GroupTable
 from ptyzarr.grouping.strategies import group_table
+from ptyzarr.plainfiles import open_plain
 from ptyzarr.scan import ScanLike
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,6 @@ replaced in one step, so two processes that both make it do no harm.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import threading
@@ -18,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from ptyzarr.grouping.plainfiles import open_plain
-from ptyzarr.owners import describe_self, is_dead, parse_owner
+from ptyzarr.owners import describe_self, is_dead, parse_owner, seal_owner
+from ptyzarr.plainfiles import open_plain
 
 logger = logging.getLogger(__name__)
 
@@ -150,8 +149,8 @@ def _create(claim: Path, owner: dict[str, Any]) -> bool:
             if attempt == _ATTEMPTS - 1:
                 raise
     try:
-        with os.fdopen(fd, "w") as file:
-            json.dump(owner, file)
+        with os.fdopen(fd, "wb") as file:
+            file.write(seal_owner(owner))
     except BaseException:
         claim.unlink(missing_ok=True)
         raise

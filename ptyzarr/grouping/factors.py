@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ptyzarr.config import GroupingConfig
 from ptyzarr.grouping.cache import StoredScan, cache_paths, keep_content, table_key
 from ptyzarr.grouping.coords import normalization_factor
-from ptyzarr.grouping.plainfiles import open_plain
 from ptyzarr.grouping.select import GroupTable
+from ptyzarr.plainfiles import open_plain
 
 _MAGIC: Final = b"ptyzarr factor\n"
 _MOST_NBYTES: Final = 64 * 1024

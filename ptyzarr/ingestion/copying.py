@@ -22,6 +22,7 @@ from ptyzarr.errors import (
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.staging import Staging, replace_file, storage_errors
 from ptyzarr.ingestion.threads import worker_threads
+from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.store import (
     ROOT_KEY,
@@ -126,7 +127,8 @@ def stage(
         After Ctrl-C; the same call goes on.
     """
     began = time.perf_counter()
-    name = os.fspath(source)
+    check_path(destination, "the copy")
+    name = check_path(source, "a store")
     files = RemoteFiles(name, remote_access(key)) if is_url(name) else _FolderFiles(Path(name))
     target = _target(name, destination)
     staging = Staging.beside(target)
@@ -139,7 +141,7 @@ def stage(
                     copier.copy(target)
         except KeyboardInterrupt as error:
             raise InterruptedIngestError(
-                "staging was interrupted; run the same command to go on"
+                "staging was interrupted; expected it to end; run the same command to go on"
             ) from error
     sizes = [int(entry["size"]) for entry in files.files.values()]
     digest = parse_root(files.root, name)["attributes"]["ptyzarr"]["digest"]

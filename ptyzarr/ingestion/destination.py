@@ -19,7 +19,9 @@ from ptyzarr.errors import (
 )
 from ptyzarr.ingestion.runner import ingest_to_folder, interruptible, open_scan, store_difference
 from ptyzarr.ingestion.staging import storage_errors
+from ptyzarr.ingestion.targets import check_target
 from ptyzarr.ingestion.upload import CLAIM_KEY, check_conditions, upload
+from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
 from ptyzarr.store import RemoteAccess, RemoteFolder, ScanStore, is_url, remote_access
@@ -74,15 +76,20 @@ def ingest(
         After Ctrl-C; the same call resumes.
     """
     config = config or IngestConfig()
+    check_path(source, "the source")
     if is_url(destination):
         with interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
             url = os.fspath(destination)
-            return _ingest_to_bucket(source, url, config, progress or Silent())
+            return _ingest_to_bucket(
+                source, check_path(url, "the store"), config, progress or Silent()
+            )
     if config.staging is not None:
         raise ConfigError(
             f"staging is {config.staging!r}, but {os.fspath(destination)} is a folder; expected "
             "it for URLs only: a folder's store is staged beside it"
         )
+    with storage_errors(f"ingest of {os.fspath(source)}"):
+        check_target(destination, config)
     return ingest_to_folder(source, destination, config, progress=progress)
 
 
@@ -161,6 +168,6 @@ def _existing_store(
     if config.overwrite:
         return None
     raise ScanExistsError(
-        f"{folder.url} holds a store {difference}; choose another destination, or replace it with "
-        "--overwrite"
+        f"{folder.url} holds a store {difference}; expected nothing there, or this source's; "
+        "choose another destination, or replace it with --overwrite"
     )

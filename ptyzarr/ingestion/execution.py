@@ -96,7 +96,8 @@ def _on_cluster(tasks: list[Any], address: str) -> Iterator[ShardReport]:
         from distributed.scheduler import KilledWorker
     except ImportError as error:
         raise DeviceError(
-            "--scheduler needs dask.distributed, which is not installed; install 'ptyzarr[cluster]'"
+            "--scheduler needs dask.distributed; expected it to be installed; install "
+            "'ptyzarr[cluster]'"
         ) from error
 
     async def knock() -> None:

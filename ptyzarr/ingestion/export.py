@@ -17,6 +17,7 @@ from ptyzarr.errors import ScanExistsError, VerificationError
 from ptyzarr.ingestion.aside import name_aside, remove_abandoned
 from ptyzarr.ingestion.masks import MaskCursor
 from ptyzarr.ingestion.staging import storage_errors, sync_folder
+from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Member
 from ptyzarr.sources import NpyHeader, parse_header
@@ -60,7 +61,7 @@ def export(
         If a member's bytes are not those of the source.
     """
     opened = store if isinstance(store, ScanStore) else open_store(store)
-    target = Path(destination)
+    target = Path(check_path(destination, "the file to write"))
     remove_abandoned(target)
     if os.path.lexists(target):
         raise ScanExistsError(
@@ -74,7 +75,9 @@ def export(
             sync_file(scratch)
             _move_new(scratch, target)
         except FileExistsError as error:
-            raise ScanExistsError(f"{target} appeared during export; remove it") from error
+            raise ScanExistsError(
+                f"{target} appeared during export; expected nothing there; remove it"
+            ) from error
         finally:
             scratch.unlink(missing_ok=True)
         sync_folder(target.parent)

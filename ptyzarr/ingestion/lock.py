@@ -4,36 +4,84 @@
 gone is never removed by those who want it, since two of them could each remove the other's new
 one. Instead its successor ``lock-<token of the dead owner>`` is created, which one of them alone
 can do. The last file of the chain that starts at ``lock`` is the lock.
+
+A lock gets its name when it is whole, where the file system has hard links: a link is made by one
+alone even where exclusive creation is not atomic (NFS of old). So a lock that does not say whose it
+is was damaged, and is nobody's if it is not touched while a living owner would have. Its successor
+is named by its name and what it holds, which all machines see alike (inode numbers some do not):
+of two who take it over at once one alone can create the successor. Whoever creates a lock looks
+whether the chain leads to it, and gives it up if not: what was judged may be gone meanwhile.
+
+Not told: an owner that stalls for longer than a damaged or old lock is watched, and then goes on
+(a suspended machine). The files of both are digested again before a store is published.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import hashlib
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptyzarr.errors import ScanExistsError
-from ptyzarr.owners import describe_self, is_dead, parse_owner
+from ptyzarr.owners import describe_self, is_dead, parse_owner, seal_owner
+from ptyzarr.plainfiles import open_plain
 
-HEARTBEAT_S = 30.0
+#: A parallel file system may see one touch from each of hundreds of jobs in that time.
+HEARTBEAT_S = 5.0
+_WATCH_BEATS = 12  # how long an old lock of another machine is watched
+_TORN_BEATS = 3  # how long a lock that names nobody is watched
 _STALE_S = 300.0  # a lock of another machine that looks so old is watched, and then abandoned
-TORN_S = 2.0  # a lock without an owner is watched so long, and then taken over
 _ATTEMPTS = 8
+_MAX_BYTES = 65536  # of a lock file that are looked at
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A lock file as it was seen; `content` is None if it could not be read."""
+
+    path: Path
+    content: bytes | None
+    touched_ns: int
+
+    @property
+    def owner(self) -> dict[str, Any]:
+        """Whose it is; empty if it does not say."""
+        owner = parse_owner(self.content or b"")
+        token = owner.get("token")
+        return owner if isinstance(token, str) and token.isalnum() else {}
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether it was read, and names nobody."""
+        return self.content is not None and not self.owner
+
+    @property
+    def successor(self) -> Path:
+        """The lock that follows when this one's owner is gone."""
+        token = self.owner.get("token") or _torn_token(self.path, self.content or b"")
+        return self.path.with_name(f"lock-{token}")
+
+
+def _torn_token(path: Path, content: bytes) -> str:
+    # With the name of the file, for the successor of an empty lock may be empty itself.
+    return f"torn{hashlib.sha256(os.fsencode(path.name) + b'/' + content).hexdigest()[:16]}"
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; the folder is made, and removed if it is empty at the end.
 
-    A lock is taken over when its owner is gone: a dead process of this machine, one that a damaged
-    lock no longer names (after two seconds), or one of another machine that seems to have given no
-    sign of life for five minutes and gives none during the minute in which this call then watches
-    it.
+    A lock is taken over when its owner is gone: a dead process of this machine, or one of another
+    machine that seems to have given no sign of life for five minutes and gives none during the
+    minute in which this call then watches it. A lock that names nobody is taken over when it is
+    left alone for fifteen seconds.
 
     Parameters
     ----------
@@ -43,7 +91,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises
     ------
     ScanExistsError
-        If another process holds it.
+        If another process holds it, or something that is no file has the name of a lock.
     """
     owner = describe_self()
     path = _take(folder, owner)
@@ -57,7 +105,7 @@ def lock(folder: Path) -> Iterator[None]:
         beat.join()
         for _ in range(_ATTEMPTS):  # a lock that stays keeps this process out as long as it lives
             with contextlib.suppress(OSError):
-                _release(folder, owner)
+                _release(folder, path, owner)
                 break
         with contextlib.suppress(OSError):
             folder.rmdir()
@@ -66,24 +114,17 @@ def lock(folder: Path) -> Iterator[None]:
 def _take(folder: Path, owner: dict[str, Any]) -> Path:
     for _ in range(_ATTEMPTS):
         chain = _chain(folder)
-        if not chain and (folder / "lock").is_symlink():
-            raise ScanExistsError(
-                f"{folder / 'lock'} is a link to nowhere; expected a lock file or none; remove it"
-            )
-        if chain and not _is_gone(*chain[-1]):
-            held_by = chain[-1][1]
-            raise ScanExistsError(
-                f"{folder} is being written by process {held_by.get('pid', 'unknown')} on "
-                f"{held_by.get('host', 'an unknown host')}; expected no other ingest to this "
-                f"destination; wait for it, or remove {chain[-1][0]} if that process is gone"
-            )
-        path = _successor(folder, *chain[-1]) if chain else folder / "lock"
+        if chain and chain[-1].owner.get("token") == owner["token"]:
+            return chain[-1].path  # created after all, by a call that said it failed
+        if chain and not _is_gone(chain[-1]):
+            raise _held(folder, chain[-1].path)
+        path = chain[-1].successor if chain else folder / "lock"
         if not _create(path, owner):
             continue
         try:
             # A chain that was released meanwhile no longer leads to the new file.
             chain = _chain(folder)
-            if chain and chain[-1][1].get("token") == owner["token"]:
+            if chain and chain[-1].owner.get("token") == owner["token"]:
                 return path
         except OSError:
             path.unlink(missing_ok=True)
@@ -94,123 +135,146 @@ def _take(folder: Path, owner: dict[str, Any]) -> Path:
     )
 
 
-def _create(path: Path, owner: dict[str, Any]) -> bool:
-    """Create a lock file; return False if it is there already or its folder just went away.
+def _held(folder: Path, path: Path) -> ScanExistsError:
+    link = _look(path)
+    held_by = {} if link is None else link.owner
+    return ScanExistsError(
+        f"{folder} is being written by process {held_by.get('pid', 'unknown')} on "
+        f"{held_by.get('host', 'an unknown host')}; expected no other ingest to this "
+        f"destination; wait for it, or remove {path} if that process is gone"
+    )
 
-    It is written under another name first, so that nobody ever sees it half.
-    """
+
+def _create(path: Path, owner: dict[str, Any]) -> bool:
+    """Create a lock file; return False if it is there already or its folder just went away."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    private = path.with_name(f".{path.name}.{owner['token']}")
+    private = path.with_name(f"lock.{owner['token']}")
     try:
-        _write(private, owner)
+        _write_new(private, owner)
         try:
             os.link(private, path)
         except FileExistsError:
-            # A server that repeats a request whose answer was lost finds what it made itself.
-            return private.stat().st_nlink > 1
+            # A network file system that repeats a request finds the link that it has just made.
+            return private.stat().st_nlink == 2
         except FileNotFoundError:
             return False
-        except OSError:  # a file system without links
-            _write(path, owner)
+        except OSError:  # most likely a file system without links; they say so in many ways
+            return _create_unlinked(path, owner)
     except (FileExistsError, FileNotFoundError):
         return False
+    else:
+        return True
     finally:
         with contextlib.suppress(OSError):
-            private.unlink()
-    return True
+            private.unlink(missing_ok=True)
 
 
-def _write(path: Path, owner: dict[str, Any]) -> None:
-    """Create a file with an owner's description, forced to the disk."""
+def _create_unlinked(path: Path, owner: dict[str, Any]) -> bool:
+    """Create a lock file where there are no hard links: it is empty for a moment."""
+    _write_new(path, owner)
+    if not os.path.lexists(path.with_name(f"lock-{_torn_token(path, b'')}")):
+        return True
+    # The moment was so long that somebody else took the empty file for a dead one's: let it be
+    # that again, so that the chain leads to him.
+    os.truncate(path, 0)
+    return False
+
+
+def _write_new(path: Path, owner: dict[str, Any]) -> None:
+    """Write a lock file that must not be there, to the disk."""
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     try:
-        with os.fdopen(fd, "w") as file:
-            json.dump(owner, file)
+        with os.fdopen(fd, "wb") as file:
+            file.write(seal_owner(owner))
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        path.unlink(missing_ok=True)  # a lock without an owner would keep everybody out
+        path.unlink(missing_ok=True)  # a lock without an owner keeps everybody out for a while
         raise
 
 
-def _release(folder: Path, owner: dict[str, Any]) -> None:
+def _release(folder: Path, held: Path, owner: dict[str, Any]) -> None:
     chain = _chain(folder)
-    if chain and not chain[-1][1]:
-        raise OSError(f"{chain[-1][0]} cannot be read")  # it may be ours
-    if not chain or chain[-1][1].get("token") != owner["token"]:
-        return  # taken over, or removed by hand
-    # From the front: a file whose predecessor is gone belongs to no chain, so nobody can follow
-    # it, while a predecessor without its successor could be followed anew.
-    for path, _ in chain:
-        path.unlink(missing_ok=True)
+    last = chain[-1] if chain else None
+    if last is not None and last.content is None:
+        raise OSError(f"{last.path} cannot be read")  # it may be ours
+    is_ours = last is not None and (
+        last.owner.get("token") == owner["token"] or (last.is_torn and last.path == held)
+    )
+    if is_ours:  # else it was taken over, or removed by hand
+        # From the front: a file whose predecessor is gone belongs to no chain, so nobody can
+        # follow it, while a predecessor without its successor could be followed anew.
+        for link in chain:
+            link.path.unlink(missing_ok=True)
+        # Of killed processes; a living one whose file goes begins again.
+        for private in folder.glob("lock.*"):
+            private.unlink(missing_ok=True)
 
 
-def _chain(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Return the lock files and their owners, the one that counts last."""
-    chain: list[tuple[Path, dict[str, Any]]] = []
-    path = folder / "lock"
-    while path.exists() and path not in (known for known, _ in chain):
-        chain.append((path, _owner(path)))
-        path = _successor(folder, *chain[-1])
+def _chain(folder: Path) -> list[_Link]:
+    """Return the lock files as they are now, the one that counts last."""
+    chain: list[_Link] = []
+    link = _look(folder / "lock")
+    while link is not None and link.path not in (known.path for known in chain):
+        chain.append(link)
+        link = _look(link.successor)
     return chain
 
 
-def _successor(folder: Path, path: Path, owner: dict[str, Any]) -> Path:
-    token = owner.get("token")
-    if not isinstance(token, str) or not token.isalnum():
-        # Its owner died between creating and filling it.
-        try:
-            status = path.stat()
-            token = f"{status.st_ino}x{status.st_mtime_ns}"
-        except OSError:
-            token = "none"
-    return folder / f"lock-{token}"
+def _look(path: Path) -> _Link | None:
+    """Return a lock file as it is now; None if there is none.
 
-
-def _owner(path: Path) -> dict[str, Any]:
-    try:
-        # Reading a pipe would wait for ever.
-        return parse_owner(path.read_bytes()) if path.is_file() else {}
-    except OSError:
-        return {}
-
-
-def _is_gone(path: Path, owner: dict[str, Any]) -> bool:
-    gone = is_dead(owner)
-    if gone is not None:
-        return gone
-    try:
-        return _is_silent(path) if owner else _is_torn(path)
-    except OSError:
-        return True
-
-
-def _is_torn(path: Path) -> bool:
-    """Return whether a lock without a readable owner stays as it is.
-
-    A lock has its owner from the moment it can be seen, or the moment after where files cannot be
-    linked. Without one it was damaged since; its process may live, but cannot be known.
+    Raises
+    ------
+    ScanExistsError
+        If it is no file: nobody holds it, and nobody could ever take it over safely.
     """
-    before = path.stat()
-    time.sleep(TORN_S)
-    after = path.stat()
-    is_same = (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
-    return is_same and not _owner(path)
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ScanExistsError(
+                f"{path} is no regular file; expected the lock of an ingest, or nothing; remove it"
+            )
+        content = None
+        with contextlib.suppress(PermissionError), open_plain(path) as file:
+            # Opening asks a file server anew, where a mere look may be answered from memory.
+            status, content = os.fstat(file.fileno()), file.read(_MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return _Link(path, content, status.st_mtime_ns)
 
 
-def _is_silent(path: Path) -> bool:
-    """Return whether a lock is old and stays so while its owner would have touched it twice.
+def _is_gone(link: _Link) -> bool:
+    if link.is_torn:
+        return not _has_living(link.path.parent) and _is_still(link, _TORN_BEATS)
+    gone = is_dead(link.owner)
+    # Its age alone does not tell: a clock that jumps makes the lock of a living owner old.
+    return gone if gone is not None else _is_old(link) and _is_still(link, _WATCH_BEATS)
 
-    Its age alone does not tell: a clock that jumps makes the lock of a living owner old.
-    """
-    seen = path.stat().st_mtime_ns
-    if time.time() - seen / 1e9 <= _STALE_S:
-        return False
-    deadline = time.monotonic() + 2 * HEARTBEAT_S
+
+def _has_living(folder: Path) -> bool:
+    """Return whether somebody alive holds a successor to which a torn lock may have led."""
+    links = [_look(path) for path in folder.glob("lock-*")]
+    return any(_lives(link) for link in links if link is not None and link.owner)
+
+
+def _lives(link: _Link) -> bool:
+    gone = is_dead(link.owner)
+    return not _is_old(link) if gone is None else not gone
+
+
+def _is_old(link: _Link) -> bool:
+    return time.time() - link.touched_ns / 1e9 > _STALE_S
+
+
+def _is_still(link: _Link, n_beats: int) -> bool:
+    """Return whether a lock stays as it was seen while its owner would have touched it."""
+    deadline = time.monotonic() + n_beats * HEARTBEAT_S
     while time.monotonic() < deadline:
-        time.sleep(HEARTBEAT_S / 20)
-        if path.stat().st_mtime_ns != seen:
-            return False
+        time.sleep(HEARTBEAT_S / 2)
+        seen = _look(link.path)
+        if seen != link:
+            return seen is None
     return True
 
 

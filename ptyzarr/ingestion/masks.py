@@ -72,7 +72,9 @@ class MaskCursor:
             np.array_equal(found_index, index)
             and found_value.astype(value.dtype).tobytes() == value.tobytes()
         ):
-            raise VerificationError(f"{self._path}: masked pixels differ from the source's")
+            raise VerificationError(
+                f"{self._path}: masked pixels differ; expected the source's; ingest it again"
+            )
 
 
 def _parts(store: ScanStore) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from ptyzarr.errors import (
     PtyzarrError,
     ScanExistsError,
     ScanNotFoundError,
+    SourceChangedError,
+    SourceError,
 )
 from ptyzarr.ingestion.budget import block_frames, choose_workers
 from ptyzarr.ingestion.execution import write_shards
@@ -36,10 +39,14 @@ from ptyzarr.ingestion.runner import (
     tidy,
 )
 from ptyzarr.ingestion.staging import Staging, storage_errors
+from ptyzarr.ingestion.targets import check_target
+from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
 from ptyzarr.sources import source_unchanged
 from ptyzarr.store import ScanStore, is_url
+
+MAX_PARTS = 10**9
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -114,8 +121,10 @@ def plan_parts(
         As `ingest`.
     """
     config = config or IngestConfig()
+    check_path(source, "the source")
     target, staging = places(destination)
     with interruptible(), storage_errors(f"planning {os.fspath(source)}"):
+        check_target(destination, config)
         scan = open_scan(source, target.parent, config)
         existing = existing_store(scan, target, config)
         if existing is not None:
@@ -166,7 +175,8 @@ def write_part(
         the parts. Also after Ctrl-C.
     """
     config = config or IngestConfig()
-    _check_part(part, n_parts, config)
+    part, n_parts = _check_part(part, n_parts, config)
+    check_path(source, "the source")
     target, staging = places(destination)
     report = PartReport(os.fspath(destination), part, n_parts, False, 0, 0)
     with interruptible(), storage_errors(f"part {part}/{n_parts} of {os.fspath(source)}"):
@@ -177,7 +187,8 @@ def write_part(
             plan = _staged_plan(scan, source, config, staging, destination)
             (staging.parts / f"{part}-{n_parts}").touch()
             shards = range(part, plan.format.n_shards, n_parts)
-            _write(scan, plan, shards, config, staging, progress or Silent())
+            with _noting_refusal(f"{part}/{n_parts}", plan, staging):
+                _write(scan, plan, shards, config, staging, progress or Silent())
         except PtyzarrError:
             # Publication takes the folder away from a part that repeats what is there.
             if _is_published(scan, target, config):
@@ -195,6 +206,7 @@ def places(destination: str | os.PathLike[str]) -> tuple[Path, Staging]:
     ConfigError
         If it is a URL.
     """
+    check_path(destination, "the store")
     if is_url(destination):
         raise ConfigError(
             f"{os.fspath(destination)} is a URL; expected a folder that all parts share; ingest "
@@ -219,15 +231,56 @@ def _plan_report(
     )
 
 
-def _check_part(part: int, n_parts: int, config: IngestConfig) -> None:
+def _check_part(part: int, n_parts: int, config: IngestConfig) -> tuple[int, int]:
+    try:
+        part, n_parts = operator.index(part), operator.index(n_parts)
+    except TypeError as error:
+        raise ConfigError(
+            f"part is {part!r}/{n_parts!r}; expected integers i/n, e.g. 0/4; give them"
+        ) from error
+    if max(abs(part), abs(n_parts)) > MAX_PARTS:  # Python refuses to print very long numbers
+        raise ConfigError(
+            f"part or the number of parts is above {MAX_PARTS}; expected i/n with i from 0 to "
+            "n - 1; more parts than shards have nothing to do"
+        )
     if not 0 <= part < n_parts:
         raise ConfigError(f"part is {part}/{n_parts}; expected i/n with i from 0 to n - 1")
     if config.scheduler is not None:
-        raise ConfigError("part and scheduler exclude each other; give one of them")
+        raise ConfigError(
+            "part and scheduler are both given; expected one of them; they exclude each other"
+        )
     if config.staging is not None:
         raise ConfigError(
-            "part and staging exclude each other; parts share the destination's folder"
+            "part and staging are both given; expected part alone; they exclude each other, for "
+            "parts share the destination's folder"
         )
+    return part, n_parts
+
+
+@contextlib.contextmanager
+def _noting_refusal(part: str, plan: Plan, staging: Staging) -> Iterator[None]:
+    """Note why a source is refused, for the publisher: to repeat the part would not help."""
+    note = staging.parts / f"{part.replace('/', '-')}.refused"
+    note.unlink(missing_ok=True)
+    try:
+        yield
+    except SourceChangedError:
+        raise
+    except SourceError as error:
+        with contextlib.suppress(OSError):
+            staging.write_json(note, {"stamp": plan.stamp, "part": part, "message": str(error)})
+        raise
+
+
+def refusals(plan: Plan, staging: Staging) -> list[str]:
+    """Return what each part of a plan said that refused a value of the source."""
+    found = []
+    for path in sorted(staging.parts.glob("*.refused")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            note = json.loads(path.read_text())
+            if note["stamp"] == plan.stamp:
+                found.append(f"part {note['part']}: {note['message']}")
+    return found
 
 
 def _make_or_widen(
@@ -312,8 +365,8 @@ def check_kind(plan: Plan, needed: Kind, command: str) -> None:
     """Raise `InterruptedIngestError` that names the command unless a plan holds what is needed."""
     if needed != plan.kind:
         raise InterruptedIngestError(
-            f"some frames need {needed.quantity} as {needed.dtype}, more than the sample of the "
-            f"plan did ({plan.kind.dtype}); run {command} again, then every part"
+            f"some frames need {needed.quantity} as {needed.dtype}; expected {plan.kind.dtype}, "
+            f"as the sample of the plan; run {command} again, then every part"
         )
 
 

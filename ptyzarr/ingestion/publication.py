@@ -8,15 +8,22 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ptyzarr.config import IngestConfig
-from ptyzarr.errors import InterruptedIngestError, ScanExistsError, ScanNotFoundError
+from ptyzarr.errors import (
+    InterruptedIngestError,
+    PtyzarrError,
+    ScanExistsError,
+    ScanNotFoundError,
+)
 from ptyzarr.ingestion.budget import choose_workers
 from ptyzarr.ingestion.lock import lock
-from ptyzarr.ingestion.parts import check_kind, needed_kind, places
+from ptyzarr.ingestion.parts import check_kind, needed_kind, places, refusals
 from ptyzarr.ingestion.plan import Plan, plan_key
 from ptyzarr.ingestion.runner import (
     assemble,
@@ -36,7 +43,9 @@ POLL_S = 0.5
 _SHOWN = 8
 
 
-def publish(destination: str | os.PathLike[str]) -> ScanStore:
+def publish(
+    destination: str | os.PathLike[str], *, on_wait: Callable[[str], None] | None = None
+) -> ScanStore:
     """Publish a store whose parts are written; one that is published is opened and returned.
 
     Everything is digested again first. Of several calls at once one publishes, the others wait
@@ -46,6 +55,8 @@ def publish(destination: str | os.PathLike[str]) -> ScanStore:
     ----------
     destination
         That of the plan.
+    on_wait
+        Called once with a line that says for what, if this call has to wait.
 
     Raises
     ------
@@ -53,6 +64,8 @@ def publish(destination: str | os.PathLike[str]) -> ScanStore:
         If there is neither a plan nor a store.
     InterruptedIngestError
         If shards are missing; the message names the parts to repeat.
+    PtyzarrError
+        If shards are missing because a part refused the source; the message is that of the part.
     SourceError
         If the source changed or fails its checksum; then nothing of the parts is kept.
     ScanExistsError
@@ -62,7 +75,7 @@ def publish(destination: str | os.PathLike[str]) -> ScanStore:
     with interruptible(), storage_errors(f"publishing {os.fspath(destination)}"):
         if staging.root.is_dir():
             with contextlib.ExitStack() as stack:
-                _wait_for_lock(stack, staging)
+                _wait_for_lock(stack, staging, on_wait)
                 _publish_locked(target, staging)
         try:
             return open_store(target)
@@ -83,18 +96,31 @@ def _read_request(staging: Staging) -> tuple[str, IngestConfig] | None:
         return None
 
 
-def _wait_for_lock(stack: contextlib.ExitStack, staging: Staging) -> None:
+def _wait_for_lock(
+    stack: contextlib.ExitStack, staging: Staging, on_wait: Callable[[str], None] | None
+) -> None:
     """Lock the folder; wait while another process publishes."""
     deadline = time.monotonic() + WAIT_S
     while True:
         try:
             stack.enter_context(lock(staging.root))
-        except ScanExistsError:
-            if time.monotonic() > deadline:
+        except ScanExistsError as error:
+            # What has the name of a lock and is no file stays for ever.
+            if time.monotonic() > deadline or _is_no_file(staging.root / "lock"):
                 raise
+            if on_wait is not None:
+                on_wait(f"waiting up to {WAIT_S:.0f} s: {error}")
+                on_wait = None
             time.sleep(POLL_S)
         else:
             return
+
+
+def _is_no_file(path: Path) -> bool:
+    try:
+        return not stat.S_ISREG(path.lstat().st_mode)
+    except OSError:  # released meanwhile
+        return False
 
 
 def _publish_locked(target: Path, staging: Staging) -> None:
@@ -117,22 +143,34 @@ def _build(scan: Scan, target: Path, config: IngestConfig, staging: Staging) -> 
     plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
         raise InterruptedIngestError(
-            f"{staging.root} holds no whole plan of {scan.name}, or that of what it was before; "
+            f"{staging.root} holds no whole plan of {scan.name} as it is now; expected one; "
             f"run 'ptyzarr plan {scan.path} {target}' again, then every part"
         )
     check_kind(plan, needed_kind(plan, staging), f"'ptyzarr plan {scan.path} {target}'")
     shards = range(plan.format.n_shards)
     missing = [k for k in shards if staging.journalled(k, plan.stamp) is None]
+    _refuse_refused(refusals(plan, staging) if missing else [], target)
     _refuse_missing(scan, missing, target, staging)
     _remove_strays(plan, staging)
     document = assemble(scan, plan, config, staging, n_workers)
     if document is None:
         _refuse_missing(scan, damaged_shards(plan, staging, n_workers), target, staging)
         raise InterruptedIngestError(
-            f"{staging.root} changed meanwhile; run 'ptyzarr publish' again"
+            f"{staging.root} changed meanwhile; expected it to stay while it is published; run "
+            "'ptyzarr publish' again"
         )
     source_unchanged(scan)
     staging.publish(target, document, overwrite=config.overwrite)
+
+
+def _refuse_refused(said: list[str], target: Path) -> None:
+    """Say what parts said of the source, which stays as it is however often they are repeated."""
+    if said:
+        # No SourceError: the shards that are there stay, for a part may be repeated elsewhere.
+        raise PtyzarrError(
+            f"{target} lacks what was refused: {_listed(said)}; expected all parts to be done; "
+            "mend the source, or plan anew with options that take it"
+        )
 
 
 def _refuse_missing(scan: Scan, missing: list[int], target: Path, staging: Staging) -> None:

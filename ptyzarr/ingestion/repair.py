@@ -40,6 +40,7 @@ from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.ingestion.transform import STORE_FORMAT, repeat_transform
 from ptyzarr.ingestion.verify import verify
 from ptyzarr.ingestion.write import write_one_shard
+from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Quantity, Scan
 from ptyzarr.sources import source_unchanged
@@ -53,6 +54,7 @@ from ptyzarr.store import (
     check_root,
     file_digest,
     is_url,
+    linked_folder,
     list_keys,
     open_store,
     read_node,
@@ -125,6 +127,8 @@ def repair(
         If the file system fails, or after Ctrl-C; the same call goes on.
     """
     progress = progress or Silent()
+    check_path(store, "the store")
+    check_path(source, "the source")
     if is_url(store):
         raise ConfigError(
             f"{os.fspath(store)} is a URL; expected a folder; publish the store again with "
@@ -162,7 +166,7 @@ def _interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         raise InterruptedIngestError(
-            "repair was interrupted; run the same command to go on"
+            "repair was interrupted; expected it to end; run the same command to go on"
         ) from error
 
 
@@ -192,6 +196,7 @@ def _repair_locked(
     if scan is None or not is_same_source(scan, recorded, metadata["shape"][0]):
         raise _not_the_source(source, target)
     damaged = _find_damaged(target, files, progress)
+    _refuse_folders(damaged, target)
     if damaged:
         plan = _plan(scan, config, metadata, staging, progress, attributes["tile_frames"])
         shards = [_SHARD.fullmatch(key) for key in damaged]
@@ -269,6 +274,23 @@ def _find_damaged(
         progress.advance(size)
     progress.finish()
     return damaged
+
+
+def _refuse_folders(keys: list[str], target: Path) -> None:
+    """Refuse what a file cannot replace in one step, or what is not in the store's own folders."""
+    for key in keys:
+        place = target / key
+        if place.is_dir() and not place.is_symlink():
+            raise ScanExistsError(
+                f"{place} is a folder; expected a file of the store; move it away, then repair "
+                "again"
+            )
+        linked = linked_folder(target, key)
+        if linked is not None:
+            raise ScanExistsError(
+                f"{target / linked} is a link; expected a folder of the store; remove the link, "
+                "then repair again"
+            )
 
 
 def _plan(
@@ -364,6 +386,7 @@ def _repair_root(
     differing = [key for key in fresh if not _is_same_file(staging.store / key, target / key)]
     if any(_SHARD.fullmatch(key) is None for key in differing):
         raise _not_the_source(source, target)
+    _refuse_folders([*differing, ROOT_KEY], target)
     (staging.store / ROOT_KEY).write_bytes(document)
     # The root comes last, so the store can be opened when all of it is whole.
     _install([*differing, ROOT_KEY], staging, target)

@@ -30,7 +30,10 @@ from ptyzarr.ingestion.geometry import (
     position_sums,
 )
 from ptyzarr.ingestion.runner import build_store
+from ptyzarr.ingestion.staging import storage_errors
 from ptyzarr.ingestion.storedframes import StoredFrames
+from ptyzarr.ingestion.targets import check_target
+from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress
 from ptyzarr.scan import Member, MemberReader, Origin, Scan
 from ptyzarr.sources import (
@@ -95,8 +98,10 @@ def transform(
         If the file system fails, or after Ctrl-C; the same call resumes.
     """
     config = config or TransformConfig()
-    path = os.fspath(store.path if isinstance(store, ScanStore) else store)
-    _check_places(path, os.fspath(destination))
+    path = check_path(store.path if isinstance(store, ScanStore) else store, "a store")
+    _check_places(path, check_path(destination, "the new store"))
+    with storage_errors(f"transform of {path}"):
+        check_target(destination, IngestConfig(overwrite=config.overwrite))
     with contextlib.ExitStack() as stack:
         origin = store if isinstance(store, ScanStore) else open_store(store)
         if origin is not store:

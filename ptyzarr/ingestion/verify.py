@@ -25,6 +25,7 @@ from ptyzarr.ingestion.runner import is_same_scan
 from ptyzarr.ingestion.staging import storage_errors
 from ptyzarr.ingestion.transform import STORE_FORMAT, repeat_transform
 from ptyzarr.ingestion.values import amplitude_of, check_block
+from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
 from ptyzarr.sources import node_names, open_source
@@ -52,6 +53,7 @@ from ptyzarr.store import (
 _BLOCK_BYTES = 16 * 1024**2
 _PER_FRAME = ("positions", "positions_start", "scan_index")
 _SHOWN = 5
+_EQUAL = "expected equal bits; look which of them changed, and ingest the source again"
 _FILES_AT_ONCE = 8
 
 
@@ -114,7 +116,9 @@ def verify(
         If the file system fails otherwise than by not giving a file's bytes.
     """
     progress = progress or Silent()
-    name = os.fspath(store)
+    name = check_path(store, "a store")
+    if source is not None:
+        check_path(source, "the source")
     with storage_errors(f"verify of {name}", "nothing was changed; look at the disk"):
         if is_url(name):
             n_bytes, unlisted = _verify_far_files(name, key, progress)
@@ -144,7 +148,7 @@ def _verify_files(root: Path, progress: Progress) -> tuple[int, tuple[str, ...]]
     """Compare every file with the manifest; return the bytes read and the unlisted files."""
     if not (root / ROOT_KEY).is_file():
         open_store(root)  # raises the error that says what is there instead
-        raise ScanNotFoundError(f"{root} holds no store")
+        raise ScanNotFoundError(f"{root} holds no store; expected one that ingest wrote; name it")
     try:
         document = read_root(root / ROOT_KEY)
     except DamagedStoreError as error:
@@ -239,7 +243,7 @@ def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Pro
     """Compare every value with the source."""
     other = VerificationError(
         f"{os.fspath(path)} is not the source of {store.path}: members, sizes or checksums "
-        f"differ from those of {store.attrs['source']['name']}"
+        f"differ; expected those of {store.attrs['source']['name']}; give that file"
     )
     try:
         scan = _open_again(store, path)
@@ -251,14 +255,16 @@ def _verify_source(store: ScanStore, path: str | os.PathLike[str], progress: Pro
     for node in (*_PER_FRAME, "probe_guess", "object_guess", "bad_pixels"):
         expected = getattr(scan, node)
         if expected is not None and not _same_bits(getattr(store, node), expected):
-            raise VerificationError(f"{store.path}: {node} differs from the source")
+            raise VerificationError(f"{store.path}: {node} differs from the source; {_EQUAL}")
     for key, node in node_names(scan.extra).items():
         stored = store.array(f"{EXTRA}/{node}")
         expected = start_array_digest(stored.dtype, stored.shape)
         for block in scan.extra[key].blocks(_BLOCK_BYTES):
             expected.update(array_bytes(block))
         if expected.hexdigest() != store.attrs["contents"][f"{EXTRA}/{node}"]:
-            raise VerificationError(f"{store.path}: member {key!r} differs from the source")
+            raise VerificationError(
+                f"{store.path}: member {key!r} differs from the source; {_EQUAL}"
+            )
 
 
 def _open_again(store: ScanStore, path: str | os.PathLike[str]) -> Scan:
@@ -286,7 +292,9 @@ def _compare_frames(store: ScanStore, scan: Scan, progress: Progress) -> None:
         found = store.amplitude(numbers)
         for i, (one, other) in enumerate(zip(found, block.amplitude, strict=True)):
             if not _same_bits(one, other):
-                raise VerificationError(f"{store.path}: frame {row + i} differs from the source")
+                raise VerificationError(
+                    f"{store.path}: frame {row + i} differs from the source; {_EQUAL}"
+                )
         first, row = row, row + len(frames)
         pixels = frames[0].size
         masks.compare(block.masked_index + first * pixels, block.masked_value, row * pixels)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 
 from ptyzarr.errors import ScanNotFoundError, SourceError
+from ptyzarr.paths import check_path
 from ptyzarr.scan import Quantity, Scan
 from ptyzarr.sources.badpixels import read_bad_pixels
 from ptyzarr.sources.fileaccess import check_unchanged
@@ -96,6 +97,7 @@ def open_source(
     StorageError
         If the file system refuses to read.
     """
+    check_path(path, "a scan file")
     options = ReadOptions(
         frames_key=frames_key,
         prefer=prefer,

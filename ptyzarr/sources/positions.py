@@ -36,7 +36,7 @@ def common_length(lengths: dict[str, int], incomplete: Incomplete, name: str) ->
     if shortest != max(lengths.values()) and incomplete == "refuse":
         raise ShapeError(
             f"{name}: lengths differ: {listed}; expected one length; check the file, or keep the "
-            "common beginning with incomplete='truncate'"
+            "common beginning with --incomplete truncate"
         )
     if shortest == 0:
         raise ShapeError(f"{name}: the scan is empty: {listed}; expected at least one frame")

@@ -55,7 +55,8 @@ def check_url(url: str) -> str:
     if "@" in parts.netloc:
         # Not repeated: a URL is shown, logged and pickled.
         raise ConfigError(
-            "a URL with a name or password is refused; give key=..., or AWS_* in the environment"
+            "a URL with a name or password is refused; expected none, for URLs are shown; give "
+            "key=..., or AWS_* in the environment"
         )
     if parts.query or parts.fragment:
         raise ConfigError(f"{url} has a query or fragment; expected the address of a folder")
@@ -103,7 +104,10 @@ def remote_access(
     """
     key = _choose("key", key)
     if key is not None and not re.fullmatch(r"[\x21-\x7e]+", key):
-        raise ConfigError("the key is empty or has characters that no header may hold; check it")
+        raise ConfigError(
+            "the key is empty or has characters that no header may hold; expected visible ASCII; "
+            "check it"
+        )
     cache = _choose("cache", cache)
     return RemoteAccess(
         key=key,

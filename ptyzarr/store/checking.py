@@ -13,6 +13,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
+from ptyzarr.store.bloscheader import array_of, is_sound
 from ptyzarr.store.manifest import size_fault
 from ptyzarr.store.rootguard import RootGuard
 from ptyzarr.store.schema import ROOT_KEY
@@ -74,6 +75,8 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
         The manifest's entries by key.
     guard
         Tells whether the folder still holds the store that was opened.
+    decoded
+        Decoded bytes of a chunk by array, where that is in its header and is to be compared.
     """
 
     def __init__(
@@ -81,15 +84,17 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
         root: Path,
         files: Mapping[str, Mapping[str, Any]],
         guard: RootGuard | None = None,
+        decoded: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(LocalStore(root, read_only=True))
         self._folder = root
         self._files = files
         self._guard = guard
+        self._decoded = decoded or {}
 
     def _with_store(self, store: LocalStore) -> CheckingStore:
         # zarr derives stores from a store; each must go on checking.
-        return CheckingStore(store.root, self._files, self._guard)
+        return CheckingStore(store.root, self._files, self._guard, self._decoded)
 
     def with_read_only(self, read_only: bool = False) -> CheckingStore:
         """Return this store; a published store is never written.
@@ -129,6 +134,10 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
             raise self._damage(key, "disappeared")
         if self._guard is not None and entry is not None:
             self._guard.check()
+        nbytes = self._decoded.get(array_of(key))
+        is_chunk = entry is not None and byte_range is None and not key.endswith(ROOT_KEY)
+        if value is not None and is_chunk and not is_sound(value.to_bytes(), nbytes):
+            raise self._damage(key, "has a header that is not that of its chunk")
         if value is not None and entry is not None and reaches_end(byte_range):
             tail = entry.get("tail")
             if tail is not None and not value.to_bytes().hex().endswith(tail):
@@ -186,10 +195,12 @@ def read_errors(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise StorageError(
-            f"{what} cannot be read: {error.strerror or error}; check the file system"
+            f"{what} cannot be read: {error.strerror or error}; expected its bytes; check the file "
+            "system"
         ) from error
-    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+    except (ValueError, RuntimeError, TypeError, KeyError, SystemError) as error:
         raise DamagedStoreError(
-            f"{what} cannot be decoded ({error}); the store is damaged, "
+            f"{what} cannot be decoded ({error}); expected what ingest wrote; the store is "
+            "damaged, "
             "'ptyzarr repair' mends it from its source"
         ) from error

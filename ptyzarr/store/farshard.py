@@ -270,7 +270,8 @@ class WholeShard(FarShard):
         index = self._cached_index()
         if index is None:
             raise DamagedStoreError(
-                f"{self.path}: the shard's index fails its checksum; {self._files.cure}"
+                f"{self.path}: the shard's index fails its checksum; expected the one that "
+                f"ingest wrote; {self._files.cure}"
             )
         return index
 
@@ -288,7 +289,10 @@ class WholeShard(FarShard):
         """Fetch the shard unless it is there."""
         cached = self._cached
         if cached is None:
-            raise StorageError(f"{self.path} gives only whole files and there is no cache")
+            raise StorageError(
+                f"{self.path} gives only whole files and there is no cache; expected one; give "
+                "cache=..."
+            )
         with self._disk_errors():
             cached.touch()
             if cached.has(np.arange(self._n_chunks + 1)).all():

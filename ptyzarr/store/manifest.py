@@ -151,6 +151,10 @@ def check_digests(
 ) -> Iterator[tuple[int, str | None]]:
     """Yield for each listed file the bytes read and what is wrong with it, None if nothing is."""
     for key, entry in files.items():
+        wrong = _link_problem(root, key)
+        if wrong is not None:
+            yield 0, wrong
+            continue
         try:
             size, digest = file_digest(root / key)
         except OSError as error:
@@ -162,6 +166,21 @@ def check_digests(
             yield size, f"{key} has other content than its digest"
         else:
             yield size, None
+
+
+def _link_problem(root: Path, key: str) -> str | None:
+    """Return what is wrong if a file is reached over a link: what is elsewhere may change or go."""
+    linked = linked_folder(root, key)
+    if linked is not None:
+        return f"{key} lies in {linked}, a link; expected a folder of the store"
+    return f"{key} is a link; expected a file of the store" if (root / key).is_symlink() else None
+
+
+def linked_folder(root: Path, key: str) -> str | None:
+    """Return the first folder on the way from a store to one of its files that is a link."""
+    parts = key.split("/")[:-1]
+    folders = ("/".join(parts[: n + 1]) for n in range(len(parts)))
+    return next((folder for folder in folders if (root / folder).is_symlink()), None)
 
 
 def check_sizes(root: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -239,6 +258,6 @@ def _marker(digest: str) -> bytes:
 def _damaged_root(path: object, outside: str | None = None) -> DamagedStoreError:
     also = "" if outside is None else f" and lists {outside!r}, which is outside the store"
     return DamagedStoreError(
-        f"{path} does not match its own digest{also}; the store is damaged, "
+        f"{path} does not match its own digest{also}; expected it to; the store is damaged, "
         "'ptyzarr repair' mends it from its source"
     )

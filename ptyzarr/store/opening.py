@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ptyzarr.errors import ConfigError, ScanNotFoundError
+from ptyzarr.paths import check_path
 from ptyzarr.store.access import RemoteAccess, is_url, remote_access
 from ptyzarr.store.listing import match_urls
 from ptyzarr.store.scanstore import ScanStore
@@ -94,7 +95,7 @@ def open_stores(
             f"{str(pattern)[:100]} names no stores; expected a path, a URL, a pattern such as "
             "'DIR/*.zarr', or a list of them"
         )
-    texts: list[str] = [os.fspath(name) for name in names]
+    texts = [check_path(name, "stores") for name in names]
     access = None
     if any(is_url(text) for text in texts):
         access = remote_access(key, cache, cache_size, timeout_s, attempts)

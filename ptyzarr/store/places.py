@@ -12,6 +12,7 @@ from zarr.abc.store import Store
 from ptyzarr.errors import ScanNotFoundError, SchemaError
 from ptyzarr.scan import ChunkReader
 from ptyzarr.store.access import RemoteAccess, is_url
+from ptyzarr.store.bloscheader import decoded_sizes
 from ptyzarr.store.checking import CheckingStore
 from ptyzarr.store.fetching import RemoteShardReader
 from ptyzarr.store.manifest import check_sizes, parse_root
@@ -64,7 +65,8 @@ class LocalPlace:
     @property
     def zarr_store(self) -> Store:
         """A zarr store of what the manifest lists."""
-        return CheckingStore(self._root, self._files, self._guard)
+        nodes = self.document["consolidated_metadata"]["metadata"]
+        return CheckingStore(self._root, self._files, self._guard, decoded_sizes(nodes))
 
     @property
     def root_nbytes(self) -> int:
@@ -127,8 +129,9 @@ def _load_root(root: Path, guard: RootGuard) -> dict[str, Any]:
         raise SchemaError(f"{root} is a file; expected a store; 'ptyzarr ingest' makes one of it")
     if not (root / ROOT_KEY).is_file():
         raise ScanNotFoundError(
-            f"{root} holds no finished store (no {ROOT_KEY}); run 'ptyzarr ingest' to finish or "
-            "make it"
+            f"{root} holds no finished store (no {ROOT_KEY}); expected one; run 'ptyzarr "
+            "ingest' to "
+            "finish or make it"
         )
     raw = (root / ROOT_KEY).read_bytes()
     guard.pin(raw)

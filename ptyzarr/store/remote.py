@@ -238,7 +238,8 @@ class RemoteFolder:
                 return False
             except FileNotFoundError as error:
                 raise StorageError(
-                    f"{self.url}/{key} cannot be written: there is no such bucket; make it first"
+                    f"{self.url}/{key} cannot be written: there is no such bucket; expected "
+                    "one; make it first"
                 ) from error
             return True
 

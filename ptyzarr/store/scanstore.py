@@ -13,7 +13,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from ptyzarr.errors import DtypeError, SchemaError, ShapeError
+from ptyzarr.errors import DamagedStoreError, DtypeError, SchemaError, ShapeError
+from ptyzarr.paths import check_path
 from ptyzarr.scan import ChunkReader, Member, Quantity
 from ptyzarr.store.access import RemoteAccess, is_url
 from ptyzarr.store.checking import read_errors
@@ -60,7 +61,7 @@ class ScanStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], access: RemoteAccess | None = None) -> None:
-        self.path = os.fspath(path)
+        self.path = check_path(path, "a store")
         with read_errors(self.path):
             self._place = find_place(self.path, access)
             if is_url(self.path):
@@ -181,8 +182,19 @@ class ScanStore:
 
     @functools.cached_property
     def frame_index(self) -> NDArray[np.int64]:
-        """(n,) int64 acquisition index of each stored row."""
-        return self._read("frame_index")
+        """(n,) int64 acquisition index of each stored row; raises `DamagedStoreError`."""
+        indices = self._read("frame_index")
+        is_there = np.zeros(self.n_frames, np.bool_)
+        # Only then is the second look safe: a negative index counts from the end.
+        if indices.min() >= 0 and indices.max() < self.n_frames:
+            is_there[indices] = True
+        if not is_there.all():
+            raise DamagedStoreError(
+                f"{self.path}: 'frame_index' does not hold every number from 0 to "
+                f"{self.n_frames - 1} once; expected a permutation; the store is damaged, "
+                "'ptyzarr repair' mends it from its source"
+            )
+        return indices
 
     @functools.cached_property
     def rows(self) -> NDArray[np.int64]:
@@ -271,7 +283,9 @@ class ScanStore:
     def array(self, node: str) -> zarr.Array[Any]:
         """Return a node's zarr array, rows in stored order; raises `SchemaError` if absent."""
         if not self._has(node):
-            raise SchemaError(f"{self.path} has no array {node!r}; see 'ptyzarr info'")
+            raise SchemaError(
+                f"{self.path} has no array {node!r}; expected one of {', '.join(self.nodes())}"
+            )
         return self._array(node)
 
     def nodes(self) -> tuple[str, ...]:

@@ -53,7 +53,10 @@ def parse_index(
     raw = bytes(raw)
     body, checksum = raw[:-_CHECKSUM], raw[-_CHECKSUM:]
     if len(raw) != nbytes or google_crc32c.value(body).to_bytes(4, "little") != checksum:
-        raise DamagedStoreError(f"{path}: the shard's index fails its checksum; {cure}")
+        raise DamagedStoreError(
+            f"{path}: the shard's index fails its checksum; expected the one that ingest wrote; "
+            f"{cure}"
+        )
     if tail is not None and checksum.hex() != tail:
         raise DamagedStoreError(
             f"{path}: the index is that of another shard, as where files were swapped; expected "
@@ -63,7 +66,9 @@ def parse_index(
     # Each is compared before their sum, which could overflow.
     limit = size - nbytes
     if (index > limit).any() or (index.sum(axis=1) > limit).any():
-        raise DamagedStoreError(f"{path}: the shard's index points outside the file; {cure}")
+        raise DamagedStoreError(
+            f"{path}: the shard's index points outside the file; expected chunks within it; {cure}"
+        )
     return index
 
 
@@ -92,6 +97,9 @@ def chunk_ranges(
 def chunk_damage(path: object, status: int, chunk: int, cure: str = REPAIR) -> DamagedStoreError:
     """Return the error for a chunk that could not be read or decoded."""
     if status == SHORT_READ:
-        return DamagedStoreError(f"{path} ended or failed while chunk {chunk} was read")
+        return DamagedStoreError(
+            f"{path} ended or failed while chunk {chunk} was read; expected all of it; check the "
+            "disk, 'ptyzarr repair' mends the store from its source"
+        )
     what = "fails its checksum" if status == BAD_CHECKSUM else "cannot be decoded"
-    return DamagedStoreError(f"{path}: chunk {chunk} {what}; {cure}")
+    return DamagedStoreError(f"{path}: chunk {chunk} {what}; expected what ingest wrote; {cure}")

@@ -393,7 +393,8 @@ class _Shard:
             ) from error
         except OSError as error:
             raise StorageError(
-                f"{path} cannot be opened: {error.strerror}; check permissions and the limit of "
+                f"{path} cannot be opened: {error.strerror}; expected to read it; check "
+                "permissions and the limit of "
                 "open files"
             ) from error
         try:

@@ -105,7 +105,10 @@ def decode_frames(
         try:
             codec.decode(encoded, part)
         except (RuntimeError, ValueError) as error:
-            raise DamagedStoreError(f"an encoded chunk cannot be decoded: {error}") from error
+            raise DamagedStoreError(
+                f"an encoded chunk cannot be decoded: {error}; expected what was encoded; check "
+                "the memory"
+            ) from error
     return out
 
 

@@ -49,8 +49,8 @@ def check_root(document: Mapping[str, Any], path: object) -> None:
     version = attributes.get("schema_version")
     if type(version) is not int or version != SCHEMA_VERSION:
         raise SchemaError(
-            f"{path} has schema version {version!r}; this ptyzarr reads {SCHEMA_VERSION}; "
-            "install the version that wrote it or a newer one"
+            f"{path} has schema version {version!r}; this ptyzarr reads {SCHEMA_VERSION}; expected "
+            "that; install the version that wrote it or a newer one"
         )
     try:
         nodes = _nodes(document)

@@ -137,3 +137,21 @@ def test_errors_are_one_line(run, make_npz, tmp_path, monkeypatch, arguments, co
     assert (result.code, result.out, len(result.err.splitlines())) == (code, "", 1)
     assert words in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["s.npz"]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("0/" + "9" * 5000, id="thousands of digits"),
+        pytest.param("0/" + "9" * 300, id="hundreds of digits"),
+        pytest.param("0/\u0664", id="other digits"),
+        pytest.param("\uff10/4", id="wide digits"),
+        pytest.param("x" * 5000, id="long text"),
+    ],
+)
+def test_part_that_cannot_be_is_one_short_line(run, scan, tmp_path, part):
+    result = run("ingest", scan, tmp_path / "scan.zarr", "--part", part)
+    assert result.code == 2
+    assert "expected i/n" in result.err
+    assert result.err.count("\n") == 1
+    assert len(result.err) < 200

@@ -366,7 +366,7 @@ def test_a_claim_that_cannot_be_filled_is_no_error(scan, beside, drawn, monkeypa
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ptyzarr.grouping.claims.json.dump", fail)
+    monkeypatch.setattr("ptyzarr.grouping.claims.seal_owner", fail)
     cached_group_table(scan, CONFIG)
     assert len(drawn) == 1
     assert not list(beside.glob("*.claim"))

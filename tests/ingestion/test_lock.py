@@ -20,6 +20,7 @@ from synthetic import make_npz
 from ptyzarr.errors import ScanExistsError
 from ptyzarr.ingestion import ingest
 from ptyzarr.ingestion.lock import lock
+from ptyzarr.owners import describe_self, parse_owner, seal_owner
 
 
 def dead_pid() -> int:
@@ -85,7 +86,7 @@ def test_reused_process_number_is_told_apart(tmp_path):
 
 
 @pytest.mark.parametrize("age_s", [0, 1000])
-def test_owner_elsewhere_is_judged_by_its_heartbeat(tmp_path, monkeypatch, age_s):
+def test_owner_on_another_machine_is_judged_by_its_heartbeat(tmp_path, monkeypatch, age_s):
     monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.01)
     path = leave_lock(tmp_path / "lock", token="a1", host="elsewhere", pid=1)
     stamp = path.stat().st_mtime - age_s
@@ -98,40 +99,193 @@ def test_owner_elsewhere_is_judged_by_its_heartbeat(tmp_path, monkeypatch, age_s
             raise AssertionError("two holders")
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"null", b'{"token": "a', b"\x00\xff", b"[" * 100_000, b"[]"],
-    ids=["empty", "null", "cut", "binary", "deep", "list"],
-)  # fmt: skip
-def test_torn_lock_is_taken_over(tmp_path, monkeypatch, content):
-    monkeypatch.setattr("ptyzarr.ingestion.lock.TORN_S", 0.01)
+TORN = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b'{"token": "a1", "ho', id="cut"),
+    pytest.param(b"null", id="null"),
+    pytest.param(b"[]", id="list"),
+    pytest.param(b"\x00\xff", id="binary"),
+    pytest.param(b"{}", id="no owner"),
+    pytest.param(b"\xff" * 90, id="not text"),
+    pytest.param(b"[" * 60_000, id="deep list"),
+    pytest.param(b'{"token":' * 60_000, id="deep object"),
+    pytest.param(b'{"token": "../x", "host": "elsewhere", "pid": 1}', id="token with a path"),
+    pytest.param(b'{"token": 7, "host": "elsewhere", "pid": 1}', id="token no text"),
+    pytest.param(
+        seal_owner(describe_self()).replace(b'"host": "', b'"host": "x'), id="another machine"
+    ),
+]
+
+
+@pytest.mark.parametrize("content", TORN)
+def test_torn_lock_keeps_nobody_out(tmp_path, monkeypatch, content):
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.01)
     (tmp_path / "lock").write_bytes(content)
+    with lock(tmp_path), pytest.raises(ScanExistsError, match=f"{os.getpid()}"), lock(tmp_path):
+        raise AssertionError("two holders")
+    assert not tmp_path.exists()
+
+
+def test_torn_lock_is_waited_for_three_heartbeats(tmp_path, monkeypatch):
+    slept: list[float] = []
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept))
+    monkeypatch.setattr(time, "sleep", slept.append)
+    (tmp_path / "lock").touch()
     with lock(tmp_path):
         pass
-    assert not tmp_path.exists() or os.listdir(tmp_path) == []
+    assert 10 <= sum(slept) <= 20
 
 
-def test_lock_that_is_a_pipe_is_not_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("ptyzarr.ingestion.lock.TORN_S", 0.01)
-    os.mkfifo(tmp_path / "lock")
-    with lock(tmp_path):
-        pass
+@pytest.mark.parametrize("sign", ["touched", "written"])
+def test_torn_lock_of_the_living_is_respected(tmp_path, monkeypatch, sign):
+    """Its owner touches it still, or was about to write it."""
+    path, sleep = tmp_path / "lock", time.sleep
+
+    def beat(duration_s: float) -> None:
+        if sign == "touched":
+            os.utime(path)
+        else:
+            path.write_bytes(seal_owner(describe_self()))
+        sleep(duration_s)
+
+    path.write_bytes(b"{")
+    os.utime(path, (1e9, 1e9))
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(time, "sleep", beat)
+    whose = "unknown" if sign == "touched" else str(os.getpid())
+    with pytest.raises(ScanExistsError, match=f"process {whose}"), lock(tmp_path):
+        raise AssertionError("two holders")
+    assert os.listdir(tmp_path) == ["lock"]
 
 
-def test_lock_that_is_a_link_to_nowhere_is_named(tmp_path):
-    (tmp_path / "lock").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ScanExistsError, match="link to nowhere"), lock(tmp_path):
-        raise AssertionError("held")
+def test_lock_torn_below_its_living_successor_is_respected(tmp_path):
+    (tmp_path / "lock").touch()
+    leave_lock(tmp_path / "lock-a1", token="b2", host=socket.gethostname(), pid=os.getppid())
+    with pytest.raises(ScanExistsError), lock(tmp_path):
+        raise AssertionError("two holders")
 
 
-def test_lock_without_links_is_created_exclusively(tmp_path, monkeypatch):
-    def refuse(*_: Any) -> None:
-        raise PermissionError(1, "no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
+@pytest.mark.parametrize("content", [b"", b"null"])
+def test_holder_whose_lock_is_torn_releases_it(tmp_path, content):
     with lock(tmp_path / "staging"):
-        with pytest.raises(ScanExistsError, match="being written"), lock(tmp_path / "staging"):
-            raise AssertionError("two holders")
-        assert os.listdir(tmp_path / "staging") == ["lock"]
+        (tmp_path / "staging" / "lock").write_bytes(content)
+    assert not (tmp_path / "staging").exists()
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "folder", "dangling link", "link"])
+def test_lock_that_is_no_file_is_named(tmp_path, kind):
+    path = tmp_path / "lock"
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        (tmp_path / "there").touch()
+        path.symlink_to(tmp_path / ("there" if kind == "link" else "nowhere"))
+    refused = pytest.raises(ScanExistsError, match=r"/lock is no regular file; .*; remove it")
+    with refused, lock(tmp_path):
+        raise AssertionError("a holder")
+    assert os.path.lexists(path)
+
+
+def test_lock_is_whole_when_it_gets_its_name(tmp_path, monkeypatch):
+    link, seen = os.link, []
+
+    def look(private: Any, path: Any) -> None:
+        seen.append(json.loads(Path(private).read_text())["pid"])
+        link(private, path)
+
+    monkeypatch.setattr(os, "link", look)
+    with lock(tmp_path / "s"):
+        assert os.listdir(tmp_path / "s") == ["lock"]
+    assert seen == [os.getpid()]
+
+
+def test_link_that_reports_failure_after_success_is_a_lock(tmp_path, monkeypatch):
+    link = os.link
+
+    def repeat(private: Any, path: Any) -> None:
+        link(private, path)
+        link(private, path)
+
+    monkeypatch.setattr(os, "link", repeat)
+    with lock(tmp_path / "s"), pytest.raises(ScanExistsError), lock(tmp_path / "s"):
+        raise AssertionError("two holders")
+    assert not (tmp_path / "s").exists()
+
+
+def test_link_whose_success_nobody_can_see_is_a_lock_all_the_same(tmp_path, monkeypatch):
+    """The answer was lost, and the count of links comes from an old view."""
+    link = os.link
+
+    def lose_the_answer(private: Any, path: Any) -> None:
+        link(private, path)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "link", lose_the_answer)
+    with lock(tmp_path / "s"), pytest.raises(ScanExistsError), lock(tmp_path / "s"):
+        raise AssertionError("two holders")
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{"])
+def test_successor_of_a_torn_lock_has_one_name_whatever_its_inode(tmp_path, monkeypatch, content):
+    """Two machines may number the same file differently; both must want the same name."""
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.001)
+    names = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        (folder / "lock").write_bytes(content)
+        with lock(folder):
+            names.append(sorted(os.listdir(folder)))
+    assert names[0] == names[1]
+    assert len(names[0]) == 2
+
+
+def test_torn_successors_of_a_torn_lock_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.001)
+    (tmp_path / "lock").touch()
+    for _ in range(2):
+        with lock(tmp_path):
+            torn = os.listdir(tmp_path)
+        tmp_path.mkdir(exist_ok=True)
+        for name in torn:
+            (tmp_path / name).touch()
+    with lock(tmp_path):
+        assert len(os.listdir(tmp_path)) == 4
+    assert not tmp_path.exists()
+
+
+def refuse_links(*_: Any) -> None:
+    raise PermissionError(1, "Operation not permitted")
+
+
+def test_lock_works_without_hard_links(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", refuse_links)
+    with lock(tmp_path / "s"), pytest.raises(ScanExistsError), lock(tmp_path / "s"):
+        raise AssertionError("two holders")
+    assert not (tmp_path / "s").exists()
+
+
+def test_creator_that_stalls_without_hard_links_does_not_hold_with_its_successor(
+    tmp_path, monkeypatch
+):
+    """Its lock was empty for so long that another process took it for a dead one's."""
+    fdopen, inner = os.fdopen, []
+
+    def stall(fd: int, *rest: Any, **options: Any) -> Any:
+        if (tmp_path / "lock").exists() and not inner:
+            inner.append(lock(tmp_path))
+            inner[0].__enter__()
+        return fdopen(fd, *rest, **options)
+
+    monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(os, "link", refuse_links)
+    monkeypatch.setattr(os, "fdopen", stall)
+    with pytest.raises(ScanExistsError, match=f"process {os.getpid()}"), lock(tmp_path):
+        raise AssertionError("two holders")
+    inner[0].__exit__(None, None, None)
+    assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("jump_s", [3600, 1e9])
@@ -165,11 +319,11 @@ def test_stale_view_of_a_released_chain_gives_no_lock(tmp_path, monkeypatch):
     leave_lock(tmp_path / "lock", token="a1", host=here, pid=dead_pid())
     link = os.link
 
-    def link_late(source: Any, path: Any) -> None:
+    def link_late(private: Any, path: Any) -> None:
         if Path(path).name == "lock-a1":
             (tmp_path / "lock").unlink()
             leave_lock(tmp_path / "lock", token="c3", host=here, pid=os.getppid())
-        link(source, path)
+        link(private, path)
 
     monkeypatch.setattr(os, "link", link_late)
     with pytest.raises(ScanExistsError, match=f"process {os.getppid()}"), lock(tmp_path):
@@ -181,7 +335,7 @@ def test_folder_that_disappears_is_made_again(tmp_path, monkeypatch):
     open_file, gone = os.open, []
 
     def open_late(path: Any, flags: int, *rest: Any) -> int:
-        if Path(path).name.startswith(".lock") and not gone:
+        if Path(path).name.startswith("lock.") and not gone:
             gone.append(path)
             (tmp_path / "staging").rmdir()
         return open_file(path, flags, *rest)
@@ -257,8 +411,15 @@ def test_one_call_that_fails_leaves_no_lock(tmp_path, monkeypatch, call, number)
     assert not (tmp_path / "staging").exists()
 
 
-@pytest.mark.parametrize("n_dead", [0, 1, 2])
-def test_many_takers_of_one_lock_never_hold_it_together(tmp_path, n_dead):
+@pytest.mark.parametrize("without_links", [False, True])
+@pytest.mark.parametrize("n_dead", [0, 1, 2, "torn"])
+def test_many_takers_of_one_lock_never_hold_it_together(
+    tmp_path, monkeypatch, n_dead, without_links
+):
+    if without_links:
+        monkeypatch.setattr(os, "link", refuse_links)
+    if n_dead == "torn":
+        monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.05)
     dead = {"host": socket.gethostname(), "pid": dead_pid()}
     holders, seen, refused = [], [], []
     together = threading.Barrier(8)
@@ -267,8 +428,11 @@ def test_many_takers_of_one_lock_never_hold_it_together(tmp_path, n_dead):
         for round_ in range(12):
             folder = tmp_path / str(round_)
             if together.wait() == 0:
-                for path, token in [("lock", "a1"), ("lock-a1", "b2")][:n_dead]:
-                    leave_lock(folder / path, token=token, **dead)
+                if n_dead == "torn":
+                    leave_lock(folder / "lock")
+                else:
+                    for path, token in [("lock", "a1"), ("lock-a1", "b2")][:n_dead]:
+                        leave_lock(folder / path, token=token, **dead)
             together.wait()
             try:
                 with lock(folder):
@@ -335,3 +499,13 @@ def test_a_killed_process_that_nobody_has_waited_for_is_gone(tmp_path: Path) -> 
         holder.kill()
         holder.wait()
         holder.stdout.close()
+
+
+def test_any_flipped_bit_of_an_owner_is_seen():
+    owner = describe_self()
+    whole = seal_owner(owner)
+    assert parse_owner(whole) == owner
+    for place in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        assert parse_owner(bytes(flipped)) in ({}, owner)

@@ -24,6 +24,7 @@ from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
     ConfigError,
     InterruptedIngestError,
+    PtyzarrError,
     ScanExistsError,
     ScanNotFoundError,
     SourceError,
@@ -347,7 +348,7 @@ def test_refused_frame_is_named_by_its_part_and_nothing_is_published(tmp_path, n
     source, dest = make_npz(tmp_path / "scan.npz", diff3d=frames), tmp_path / "scan.zarr"
     plan_parts(source, dest)
     (shard,) = [part for part in range(5) if is_refused(source, dest, part)]
-    with pytest.raises(InterruptedIngestError, match=f"lacks shards {shard}"):
+    with pytest.raises(PtyzarrError, match=f"part {shard}/5: .*frame 21 .*; mend the source"):
         publish(dest)
     config = IngestConfig(nonfinite="mask")
     plan_parts(source, dest, config)
@@ -429,6 +430,35 @@ def test_publisher_does_not_wait_for_ever(tmp_path, monkeypatch):
     plan_parts(source, dest)
     (Staging.beside(dest).root / "lock").write_text('{"token": "x", "host": "elsewhere"}')
     with pytest.raises(ScanExistsError, match="on elsewhere"):
+        publish(dest)
+
+
+def test_publisher_says_once_that_it_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr(publication, "POLL_S", 0.0)
+    source, dest = make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr"
+    plan_parts(source, dest)
+    write_all(source, dest)
+    held = Staging.beside(dest).root / "lock"
+    held.write_text('{"token": "x", "host": "elsewhere"}')
+    said, sleep = [], publication.time.sleep
+
+    def release(duration_s: float) -> None:
+        if said and rounds.pop() == 0:
+            held.unlink()
+        sleep(duration_s)
+
+    rounds = [0, 1, 2]
+    monkeypatch.setattr(publication.time, "sleep", release)
+    publish(dest, on_wait=said.append).close()
+    assert len(said) == 1
+    assert "is being written by process unknown on elsewhere" in said[0]
+
+
+def test_publisher_does_not_wait_for_what_is_no_lock(tmp_path):
+    source, dest = make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr"
+    plan_parts(source, dest)
+    (Staging.beside(dest).root / "lock").mkdir()
+    with pytest.raises(ScanExistsError, match="no regular file"):
         publish(dest)
 
 
@@ -574,3 +604,58 @@ def test_documented_array_script_runs(tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert "part 1/2, 1 shards, 4096 frames" in done.stderr
     verify(tmp_path / "my scan.zarr", source)
+
+
+@pytest.mark.parametrize(
+    ("part", "n_parts"),
+    [
+        pytest.param(0, 10**5000, id="thousands of digits"),
+        pytest.param(10**5000, 10**5000 + 1, id="both"),
+        pytest.param(0, 10**300, id="hundreds of digits"),
+        pytest.param(0.0, 4, id="no integer"),
+        pytest.param("0", "4", id="text"),
+        pytest.param(-(10**5000), 4, id="far below"),
+    ],
+)
+def test_part_that_cannot_be_is_one_line(tmp_path, part, n_parts):
+    source = make_npz(tmp_path / "scan.npz")
+    with pytest.raises(ConfigError, match=r"expected .*i/n") as caught:
+        write_part(source, tmp_path / "scan.zarr", part, n_parts)
+    assert len(str(caught.value)) < 200
+
+
+def test_publisher_says_what_a_part_refused(tmp_path, narrow_sample):
+    frames = make_arrays()["diff3d"].copy()
+    frames[29, 3, 4] = np.nan
+    source, dest = make_npz(tmp_path / "scan.npz", diff3d=frames), tmp_path / "scan.zarr"
+    plan_parts(source, dest)
+    said = []
+    for part in range(3):
+        try:
+            write_part(source, dest, part, 3)
+        except SourceError as error:
+            said.append(str(error))
+    assert len(said) == 1
+    with pytest.raises(PtyzarrError, match=re.escape(said[0])) as caught:
+        publish(dest)
+    assert caught.value.code != "interrupted"  # nothing would come of the same command again
+    assert "repeat" not in str(caught.value)
+    assert Staging.beside(dest).plan.is_file()
+
+
+def test_refusal_of_a_part_that_is_done_by_now_is_forgotten(tmp_path, monkeypatch):
+    source, dest = make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr"
+    plan_parts(source, dest)
+
+    def refuse(*_: Any) -> None:
+        raise SourceError("the disk gave other bytes for once")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ptyzarr.ingestion.parts.write_shards", refuse)
+        with pytest.raises(SourceError, match="for once"):
+            write_part(source, dest, 1, 3)
+    with pytest.raises(PtyzarrError, match=r"part 1/3: .* for once"):
+        publish(dest)
+    write_all(source, dest)
+    publish(dest).close()
+    check_store(dest, source)

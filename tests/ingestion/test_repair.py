@@ -324,3 +324,37 @@ def test_repair_is_not_an_ingest_to_resume(rich, tmp_path, monkeypatch):
     ingest(tmp_path / "scan.npz", rich, config).close()
     verify(rich, tmp_path / "scan.npz")
     assert sorted(os.listdir(tmp_path)) == ["scan.npz", "scan.zarr"]
+
+
+@pytest.mark.parametrize("key", ["diffraction/c/2/0/0", "positions/c/0/0", "zarr.json"])
+def test_folder_in_place_of_a_file_is_named(rich, tmp_path, key):
+    (rich / key).unlink()
+    (rich / key).mkdir()
+    with pytest.raises(ScanExistsError, match=rf"scan\.zarr/{key} is a folder; expected .*; move"):
+        repair(rich, tmp_path / "scan.npz")
+    assert sorted(os.listdir(tmp_path)) == ["scan.npz", "scan.zarr"]
+
+
+def test_pipe_in_place_of_a_shard_is_replaced(rich, tmp_path):
+    before, key = contents(rich), "diffraction/c/2/0/0"
+    (rich / key).unlink()
+    os.mkfifo(rich / key)
+    assert repair(rich, tmp_path / "scan.npz").rewritten == (key,)
+    assert contents(rich) == before
+
+
+def test_link_in_place_of_a_shard_is_replaced(rich, tmp_path):
+    before, key = contents(rich), "diffraction/c/2/0/0"
+    (rich / key).rename(tmp_path / "elsewhere")
+    (rich / key).symlink_to(tmp_path / "elsewhere")
+    assert repair(rich, tmp_path / "scan.npz").rewritten == (key,)
+    assert not (rich / key).is_symlink()
+    assert contents(rich) == before
+
+
+def test_folder_of_a_store_that_is_a_link_is_named(rich, tmp_path):
+    (rich / "diffraction").rename(tmp_path / "elsewhere")
+    (rich / "diffraction").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ScanExistsError, match=r"diffraction is a link; expected a folder"):
+        repair(rich, tmp_path / "scan.npz")
+    assert (rich / "diffraction").is_symlink()

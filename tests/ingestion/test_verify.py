@@ -393,3 +393,21 @@ def test_wrong_pixel_limits_are_found_though_all_files_agree(tmp_path, monkeypat
     ingest(make_npz(tmp_path / "scan.npz"), tmp_path / "scan.zarr").close()
     with pytest.raises(VerificationError, match="max_nonzero and max_wide are"):
         verify(tmp_path / "scan.zarr")
+
+
+@pytest.mark.parametrize("name", ["diffraction/c/2/0/0", "positions/c/0/0", "diffraction/c"])
+def test_link_to_the_same_bytes_elsewhere_is_told(rich_store, tmp_path, name):
+    """They may be changed or removed there without a look at the store."""
+    path = tmp_path / "scan.zarr" / name
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(VerificationError, match=r"a link; expected a (file|folder) of the store"):
+        verify(tmp_path / "scan.zarr")
+
+
+def test_store_that_is_reached_over_a_link_is_verified(rich_store, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "scan.zarr").rename(tmp_path / "disk" / "scan.zarr")
+    (tmp_path / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "scan.zarr").symlink_to(tmp_path / "linked" / "scan.zarr")
+    assert verify(tmp_path / "scan.zarr", tmp_path / "scan.npz").n_frames == 37
