@@ -186,6 +186,7 @@ def make_plan(
     """
     n_block = block_frames(scan, config, n_workers)
     order = ORDERS[config.layout](scan.positions)
+    return_freed()
     mask = config.nonfinite == "mask"
     spooled: Spooled | None = None
     if not scan.frames.has_random_access:

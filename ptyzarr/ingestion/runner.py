@@ -313,6 +313,7 @@ def assemble(
     return_freed()
     attributes = root_attributes(writer, scan, plan, records, config.layout)
     document = writer.finish(attributes, n_workers)
+    return_freed()
     # The manifest has just digested the files: what was written must be what is there.
     if not is_spool_whole(staging):
         raise DamagedStoreError(
