@@ -96,6 +96,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # Our own files raise `StorageError`: this is standard output.
         _discard_output()
         _fail(f"standard output cannot be written: {error.strerror}", BAD_INPUT)
+    except Exception as error:
+        # A library that was interrupted may have failed while it tidied up (numba compiling).
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        _fail("interrupted", INTERRUPTED)
     sys.exit(0)
 
 
