@@ -26,7 +26,7 @@ from ptyzarr.cli.cluster import (
 )
 from ptyzarr.cli.groups import group_command
 from ptyzarr.cli.options import GROUPS, config_from, config_options
-from ptyzarr.cli.output import json_flag, print_json, printable
+from ptyzarr.cli.output import json_flag, print_json, printable, uninterrupted
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.cli.repairing import repair_command
 from ptyzarr.cli.serving import serve_command
@@ -300,6 +300,11 @@ def demo_command(out: str, as_json: bool) -> None:
 
 def _ingest_one(source: str, destination: str, config: IngestConfig, as_json: bool) -> None:
     store = ingest(source, destination, config, progress=terminal_progress())
+    with uninterrupted():
+        _tell_ingested(store, destination, as_json)
+
+
+def _tell_ingested(store: ScanStore, destination: str, as_json: bool) -> None:
     facts = summary(store)
     if as_json:
         print_json(facts)

@@ -15,6 +15,7 @@ from typing import Any
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import InterruptedIngestError, ScanExistsError, ScanNotFoundError
 from ptyzarr.ingestion.budget import choose_workers
+from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.parts import check_kind, needed_kind, places
 from ptyzarr.ingestion.plan import Plan, plan_key
@@ -22,8 +23,8 @@ from ptyzarr.ingestion.runner import (
     assemble,
     build_locked,
     damaged_shards,
-    interruptible,
     open_scan,
+    tidy,
 )
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.scan import Scan
@@ -59,13 +60,17 @@ def publish(destination: str | os.PathLike[str]) -> ScanStore:
         If the destination holds something else.
     """
     target, staging = places(destination)
-    with interruptible(), storage_errors(f"publishing {os.fspath(destination)}"):
-        if staging.root.is_dir():
-            with contextlib.ExitStack() as stack:
-                _wait_for_lock(stack, staging)
-                _publish_locked(target, staging)
+    landing = Landing()
+    with storage_errors(f"publishing {os.fspath(destination)}"):
+        with landing.interruptible():
+            if staging.root.is_dir():
+                with contextlib.ExitStack() as stack:
+                    _wait_for_lock(stack, staging)
+                    _publish_locked(target, staging, landing)
+        if landing.was_interrupted:
+            landing.finish(functools.partial(tidy, staging))
         try:
-            return open_store(target)
+            return landing.finish(functools.partial(open_store, target))
         except ScanNotFoundError as error:
             raise ScanNotFoundError(
                 f"{os.fspath(destination)} has no plan and is no store; expected one of them; run "
@@ -97,7 +102,7 @@ def _wait_for_lock(stack: contextlib.ExitStack, staging: Staging) -> None:
             return
 
 
-def _publish_locked(target: Path, staging: Staging) -> None:
+def _publish_locked(target: Path, staging: Staging, landing: Landing) -> None:
     request = _read_request(staging)
     if request is None:
         if staging.plan.is_file():
@@ -108,11 +113,13 @@ def _publish_locked(target: Path, staging: Staging) -> None:
         return
     source, config = request
     scan = open_scan(source, target.parent, config)
-    build = functools.partial(_build, scan, target, config, staging)
+    build = functools.partial(_build, scan, target, config, staging, landing)
     build_locked(scan, target, config, staging, build)
 
 
-def _build(scan: Scan, target: Path, config: IngestConfig, staging: Staging) -> None:
+def _build(
+    scan: Scan, target: Path, config: IngestConfig, staging: Staging, landing: Landing
+) -> None:
     n_workers = choose_workers(scan, config)
     plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
@@ -132,6 +139,7 @@ def _build(scan: Scan, target: Path, config: IngestConfig, staging: Staging) -> 
             f"{staging.root} changed meanwhile; run 'ptyzarr publish' again"
         )
     source_unchanged(scan)
+    landing.approach(functools.partial(staging.has_published, target, document))
     staging.publish(target, document, overwrite=config.overwrite)
 
 
