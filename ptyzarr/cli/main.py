@@ -93,7 +93,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", INTERRUPTED)
     except OSError as error:
-        # Our own files raise `StorageError`: this is standard output.
+        if error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}; remove the cause and try again", BAD_INPUT)
+        # What has no name is standard output.
         _discard_output()
         _fail(f"standard output cannot be written: {error.strerror}", BAD_INPUT)
     except Exception as error:

@@ -181,6 +181,14 @@ def test_bench_of_nothing_is_one_line(run, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_bench_without_a_place_for_its_results_is_one_line(run, store, tmp_path) -> None:
+    (tmp_path / "out").write_text("a file")
+    result = run("bench", store, "-o", tmp_path / "out")
+    assert result.code == 3
+    assert f"{tmp_path / 'out'} cannot be made: " in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_the_demo_runs_the_whole_path(run, tmp_path) -> None:
     report = run("demo", tmp_path / "demo", "--json").json
     assert (report["n_frames"], report["n_groups"]) == (516, 516)
