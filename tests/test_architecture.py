@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": ALL_ROOMS | {"ptychopinn", "bench", "view", "demo", "service"},
     "__init__": ALL_ROOMS | {"ptychopinn", "datamodule", "client"},
     "__main__": set(),
+    "lifeline": set(),
 }
 #: Packages that only one room may import (`bench` imports what it compares with).
 OWNED = {

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import IO, Any, cast
+from typing import Any
 
 from ptyzarr.bench.contender import Entry
 from ptyzarr.bench.files import ensure_file, expected_nbytes, read_once
 from ptyzarr.bench.machine import available_memory, folder_nbytes
+from ptyzarr.bench.processes import Worker, stop_all
 from ptyzarr.bench.workload import IngestWork, Workload
 from ptyzarr.config import format_size
-from ptyzarr.errors import DeviceError, PtyzarrError
 from ptyzarr.progress import Progress, Silent
 
 
@@ -63,81 +60,6 @@ class Row:
     def cpu_median(self) -> float:
         """Median rate for each second of processor time; NaN if it was not measured."""
         return statistics.median(self.cpu_rates) if self.cpu_rates else float("nan")
-
-
-class Worker:
-    """The process of one contender; `wait` before the first call."""
-
-    def __init__(self, entry: Entry) -> None:
-        self._label = entry.label
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "ptyzarr.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._commands = cast("IO[str]", self._process.stdin)
-        self._answers = cast("IO[str]", self._process.stdout)
-        spec = {"key": entry.contender.key, "workload": entry.workload.to_json()}
-        self._send(spec)
-
-    def wait(self) -> None:
-        """Wait until the contender is ready.
-
-        Raises
-        ------
-        DeviceError
-            If its process has died.
-        PtyzarrError
-            What it failed with, in its own type.
-        """
-        self._receive()
-
-    def call(self, name: str, *arguments: Any) -> dict[str, Any]:
-        """Return the answer to a command.
-
-        Raises
-        ------
-        DeviceError
-            If the process has died; what it wrote to stderr says why.
-        PtyzarrError
-            What it failed with, in its own type.
-        """
-        self._send([name, *arguments])
-        return self._receive()
-
-    def stop(self) -> None:
-        """End the process."""
-        with contextlib.suppress(OSError):
-            self._commands.close()
-        try:
-            self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._answers.close()
-
-    def _send(self, message: Any) -> None:
-        with contextlib.suppress(BrokenPipeError):
-            self._commands.write(json.dumps(message) + "\n")
-            self._commands.flush()
-
-    def _receive(self) -> dict[str, Any]:
-        line = self._answers.readline()
-        if not line:
-            raise DeviceError(f"the process that runs {self._label!r} ended; see its messages")
-        answer: dict[str, Any] = json.loads(line)
-        if "error" in answer:
-            raise _error_class(answer["error"])(f"{self._label}: {answer['message']}")
-        return answer
-
-
-def _error_class(code: str) -> type[PtyzarrError]:
-    """Return the class of errors with a code."""
-    known = [PtyzarrError]
-    for kind in known:
-        known += kind.__subclasses__()
-    return next((kind for kind in known if kind.code == code), PtyzarrError)
 
 
 def skip_reason(entry: Entry, max_disk: int) -> str | None:
@@ -238,8 +160,7 @@ def _workers(entries: Sequence[Entry], progress: Progress) -> Iterator[list[Work
             progress.advance(1)
         yield workers
     finally:
-        for worker in workers:
-            worker.stop()
+        stop_all(workers)
 
 
 def _row(

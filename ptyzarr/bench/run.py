@@ -12,7 +12,7 @@ from ptyzarr.bench.report import BenchReport, draw_report, save_reports
 from ptyzarr.bench.workload import Workload
 from ptyzarr.compiled import available_cores
 from ptyzarr.config import Channels, IngestConfig, LoaderConfig
-from ptyzarr.errors import ScanNotFoundError
+from ptyzarr.errors import ScanNotFoundError, StorageError
 from ptyzarr.ingestion import ingest
 from ptyzarr.progress import Progress
 
@@ -70,9 +70,17 @@ def run_bench(
         As `GroupLoader`.
     DeviceError
         If a contender's process fails.
+    StorageError
+        If the folder cannot be made.
     """
     out = Path(os.path.abspath(out_dir))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"{out} cannot be made: {error.strerror}; expected a folder for results; choose "
+            "another one"
+        ) from error
     scratch = out / "scratch"
     work = Workload(
         store=str(_find_store(Path(source), out, memory, progress)),

@@ -1,7 +1,7 @@
 """One contender in a process of its own: commands in on stdin, one JSON line out for each.
 
-The process is started by `rounds` as ``python -m ptyzarr.bench.worker``. Memory is counted from
-the moment when the interpreter, this package and what the contender needs are imported.
+The process is started by `processes` through `ptyzarr.lifeline`. Memory is counted from the moment
+when the interpreter, this package and what the contender needs are imported.
 """
 
 from __future__ import annotations
@@ -142,10 +142,14 @@ def _expected(members: NDArray[np.int64], work: Workload, store: ScanStore) -> N
 def serve(commands: IO[str], replies: IO[str]) -> None:
     """Start the contender that the first line names, then answer commands until there are no more.
 
-    An error of ours is the last answer; any other ends the process with a traceback.
+    An error of ours is the last answer; any other ends the process with a traceback. No line at all
+    means that nobody is there any more.
     """
+    first = commands.readline()
+    if not first:
+        return
     try:
-        spec = json.loads(commands.readline())
+        spec = json.loads(first)
         session = Session(spec["key"], spec["workload"])
         _reply(replies, {})
         for line in commands:

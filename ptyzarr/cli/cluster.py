@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ptyzarr.cli.options import config_from, config_options
-from ptyzarr.cli.output import json_flag, print_json, printable
+from ptyzarr.cli.output import json_flag, print_json, printable, uninterrupted
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.config import IngestConfig, format_size
 from ptyzarr.errors import InterruptedIngestError, PtyzarrError
@@ -62,7 +62,8 @@ def plan_command(source: str, dest: str, as_json: bool, **options: Any) -> None:
 @json_flag
 def publish_command(dest: str, as_json: bool) -> None:
     """Publish a store whose parts are all written; everything is digested again first."""
-    with contextlib.closing(publish(dest, on_wait=_say)) as store:
+    store = publish(dest, on_wait=_say)
+    with uninterrupted(), contextlib.closing(store):
         facts: dict[str, Any] = {
             "store": dest,
             "n_frames": store.n_frames,
@@ -70,11 +71,11 @@ def publish_command(dest: str, as_json: bool) -> None:
             "digest": store.digest,
             "bytes_stored": store.bytes_stored,
         }
-    if as_json:
-        print_json(facts)
-    else:
-        size = format_size(facts["bytes_stored"])
-        click.echo(f"{dest}: {facts['n_frames']} frames, {size}, published")
+        if as_json:
+            print_json(facts)
+        else:
+            size = format_size(facts["bytes_stored"])
+            click.echo(f"{dest}: {facts['n_frames']} frames, {size}, published")
 
 
 def _say(line: str) -> None:

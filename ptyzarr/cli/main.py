@@ -26,7 +26,7 @@ from ptyzarr.cli.cluster import (
 )
 from ptyzarr.cli.groups import group_command
 from ptyzarr.cli.options import GROUPS, config_from, config_options
-from ptyzarr.cli.output import json_flag, print_json, printable
+from ptyzarr.cli.output import json_flag, print_json, printable, uninterrupted
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.cli.repairing import repair_command
 from ptyzarr.cli.serving import serve_command
@@ -93,9 +93,16 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", INTERRUPTED)
     except OSError as error:
-        # Our own files raise `StorageError`: this is standard output.
+        if error.filename is not None:
+            _fail(f"{error.filename}: {error.strerror}; remove the cause and try again", BAD_INPUT)
+        # What has no name is standard output.
         _discard_output()
         _fail(f"standard output cannot be written: {error.strerror}", BAD_INPUT)
+    except Exception as error:
+        # A library that was interrupted may have failed while it tidied up (numba compiling).
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        _fail("interrupted", INTERRUPTED)
     sys.exit(0)
 
 
@@ -295,6 +302,11 @@ def demo_command(out: str, as_json: bool) -> None:
 
 def _ingest_one(source: str, destination: str, config: IngestConfig, as_json: bool) -> None:
     store = ingest(source, destination, config, progress=terminal_progress())
+    with uninterrupted():
+        _tell_ingested(store, destination, as_json)
+
+
+def _tell_ingested(store: ScanStore, destination: str, as_json: bool) -> None:
     facts = summary(store)
     if as_json:
         print_json(facts)

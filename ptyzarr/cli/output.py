@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -14,6 +18,21 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON
 def print_json(facts: Any) -> None:
     """Print one JSON object; what is no finite number becomes null."""
     click.echo(json.dumps(_finite(facts), default=str, allow_nan=False))
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let a command tell what is done: a signal comes too late to stop it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def printable(text: str) -> str:

@@ -6,10 +6,10 @@ import dataclasses
 
 import click
 
-from ptyzarr.cli.output import json_flag, print_json
+from ptyzarr.cli.output import json_flag, print_json, uninterrupted
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.config import format_size
-from ptyzarr.ingestion import stage
+from ptyzarr.ingestion import StageReport, stage
 
 
 @click.command("stage")
@@ -28,6 +28,11 @@ def stage_command(store: str, out: str, key: str | None, as_json: bool) -> None:
     same command to go on. Prefer PTYZARR_KEY to --key where others see the list of processes.
     """
     report = stage(store, out, key, progress=terminal_progress())
+    with uninterrupted():
+        _tell_staged(report, as_json)
+
+
+def _tell_staged(report: StageReport, as_json: bool) -> None:
     if as_json:
         facts = dataclasses.asdict(report)
         print_json({**facts, "bytes_per_s": report.n_bytes_copied / max(report.seconds, 1e-9)})

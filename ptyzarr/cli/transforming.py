@@ -8,10 +8,11 @@ from typing import Any
 import click
 
 from ptyzarr.cli.options import config_from, config_options
-from ptyzarr.cli.output import json_flag, print_json
+from ptyzarr.cli.output import json_flag, print_json, uninterrupted
 from ptyzarr.cli.progress import terminal_progress
 from ptyzarr.config import TransformConfig, format_size
 from ptyzarr.ingestion import transform
+from ptyzarr.store import ScanStore
 
 
 @click.command("transform")
@@ -32,6 +33,11 @@ def transform_command(store: str, dest: str, as_json: bool, **options: Any) -> N
     """
     config = config_from(TransformConfig, options)
     made = transform(store, dest, config, progress=terminal_progress())
+    with uninterrupted():
+        _tell_transformed(made, dest, as_json)
+
+
+def _tell_transformed(made: ScanStore, dest: str, as_json: bool) -> None:
     step = made.transforms[-1]
     if as_json:
         print_json(

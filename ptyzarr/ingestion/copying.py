@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -19,7 +20,9 @@ from ptyzarr.errors import (
     ScanExistsError,
     StorageError,
 )
+from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.lock import lock
+from ptyzarr.ingestion.runner import tidy
 from ptyzarr.ingestion.staging import Staging, replace_file, storage_errors
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.paths import check_path
@@ -133,16 +136,15 @@ def stage(
     target = _target(name, destination)
     staging = Staging.beside(target)
     copier = _Copier(files, name, staging, progress or Silent())
-    with storage_errors(f"staging of {name}", _OUTCOME):
-        try:
-            if not _is_there(target, files):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with lock(staging.root):
-                    copier.copy(target)
-        except KeyboardInterrupt as error:
-            raise InterruptedIngestError(
-                "staging was interrupted; expected it to end; run the same command to go on"
-            ) from error
+    landing = Landing()
+    interrupted = "staging was interrupted; expected it to end; run the same command to go on"
+    with storage_errors(f"staging of {name}", _OUTCOME), landing.interruptible(interrupted):
+        if not _is_there(target, files):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with lock(staging.root):
+                copier.copy(target, landing)
+    if landing.was_interrupted:
+        landing.finish(functools.partial(tidy, staging))
     sizes = [int(entry["size"]) for entry in files.files.values()]
     digest = parse_root(files.root, name)["attributes"]["ptyzarr"]["digest"]
     return StageReport(
@@ -186,7 +188,7 @@ class _Copier:
         self._is_over = False
         self.n_bytes_copied = 0
 
-    def copy(self, target: Path) -> None:
+    def copy(self, target: Path, landing: Landing) -> None:
         """Copy what is missing and publish.
 
         Raises
@@ -207,6 +209,7 @@ class _Copier:
             if key not in self._files.files:
                 (staging.store / key).unlink()
         self._copy_files()
+        landing.approach(functools.partial(staging.has_published, target, self._files.root))
         staging.publish(target, self._files.root, overwrite=False)
         staging.discard()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import shutil
@@ -17,7 +18,8 @@ from ptyzarr.errors import (
     ScanNotFoundError,
     StorageError,
 )
-from ptyzarr.ingestion.runner import ingest_to_folder, interruptible, open_scan, store_difference
+from ptyzarr.ingestion.landing import Landing
+from ptyzarr.ingestion.runner import ingest_to_folder, open_scan, store_difference
 from ptyzarr.ingestion.staging import storage_errors
 from ptyzarr.ingestion.targets import check_target
 from ptyzarr.ingestion.upload import CLAIM_KEY, check_conditions, upload
@@ -75,14 +77,22 @@ def ingest(
     InterruptedIngestError
         After Ctrl-C; the same call resumes.
     """
-    config = config or IngestConfig()
+    return ingest_and_land(source, destination, config or IngestConfig(), progress, Landing())
+
+
+def ingest_and_land(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    config: IngestConfig,
+    progress: Progress | None,
+    landing: Landing,
+) -> ScanStore:
+    """Do what `ingest` does; the landing tells whether an interrupt came after publication."""
     check_path(source, "the source")
     if is_url(destination):
-        with interruptible(), storage_errors(f"ingest of {os.fspath(source)}"):
-            url = os.fspath(destination)
-            return _ingest_to_bucket(
-                source, check_path(url, "the store"), config, progress or Silent()
-            )
+        with storage_errors(f"ingest of {os.fspath(source)}"):
+            url = check_path(destination, "the store")
+            return _ingest_to_bucket(source, url, config, progress or Silent(), landing)
     if config.staging is not None:
         raise ConfigError(
             f"staging is {config.staging!r}, but {os.fspath(destination)} is a folder; expected "
@@ -90,29 +100,48 @@ def ingest(
         )
     with storage_errors(f"ingest of {os.fspath(source)}"):
         check_target(destination, config)
-    return ingest_to_folder(source, destination, config, progress=progress)
+    return ingest_to_folder(source, destination, config, progress=progress, landing=landing)
 
 
 def _ingest_to_bucket(
-    source: str | os.PathLike[str], url: str, config: IngestConfig, progress: Progress
+    source: str | os.PathLike[str],
+    url: str,
+    config: IngestConfig,
+    progress: Progress,
+    landing: Landing,
 ) -> ScanStore:
-    access = remote_access()
-    folder = RemoteFolder(url, access)
-    if not folder.is_s3:
-        raise ConfigError(f"{url} cannot be written; expected a folder or s3://BUCKET/...")
-    check_conditions(folder)
-    local = staging_folder(folder.url, config)
-    scan = open_scan(source, local, config)
-    existing = _existing_store(scan, folder, config, access)
-    if existing is None:
-        # What an earlier call left here is ours alone, of whatever source.
-        staged = dataclasses.replace(config, overwrite=True, staging=None)
-        root = local / "scan.zarr"
-        ingest_to_folder(source, root, staged, progress=progress).close()
-        name = os.path.basename(source)
-        upload(root, folder, overwrite=config.overwrite, name=name, progress=progress)
-    shutil.rmtree(local, ignore_errors=True)
-    return existing or ScanStore(folder.url, access)
+    existing = None
+    with landing.interruptible():
+        access = remote_access()
+        folder = RemoteFolder(url, access)
+        if not folder.is_s3:
+            raise ConfigError(f"{url} cannot be written; expected a folder or s3://BUCKET/...")
+        check_conditions(folder)
+        local = staging_folder(folder.url, config)
+        scan = open_scan(source, local, config)
+        existing = _existing_store(scan, folder, config, access)
+        if existing is None:
+            # What an earlier call left here is ours alone, of whatever source.
+            staged = dataclasses.replace(config, overwrite=True, staging=None)
+            root = local / "scan.zarr"
+            staged_landing = Landing()
+            ingest_to_folder(
+                source, root, staged, progress=progress, landing=staged_landing
+            ).close()
+            if staged_landing.was_interrupted:
+                raise KeyboardInterrupt  # the store is not where it belongs yet
+            upload(
+                root,
+                folder,
+                overwrite=config.overwrite,
+                name=os.path.basename(source),
+                progress=progress,
+                landing=landing,
+            )
+        else:
+            landing.approach(lambda: True)
+    landing.finish(functools.partial(shutil.rmtree, local, ignore_errors=True))
+    return existing or landing.finish(functools.partial(ScanStore, folder.url, access))
 
 
 def staging_folder(url: str, config: IngestConfig) -> Path:

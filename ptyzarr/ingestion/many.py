@@ -19,7 +19,8 @@ from ptyzarr.errors import (
     ScanExistsError,
     ScanNotFoundError,
 )
-from ptyzarr.ingestion.destination import ingest
+from ptyzarr.ingestion.destination import ingest_and_land
+from ptyzarr.ingestion.landing import Landing
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.store import ROOT_KEY, RemoteFolder, is_url, natural_key, remote_access
 
@@ -101,7 +102,8 @@ def ingest_many(
     """Ingest scans one after another, each with the whole memory budget; yield what became of each.
 
     A scan that fails does not stop the others. An interrupt does: the scan it met is the last to
-    be yielded, with the code ``"interrupted"``.
+    be yielded, with the code ``"interrupted"``. If that scan was published already, it is done and
+    the next one is yielded so.
 
     Parameters
     ----------
@@ -118,11 +120,17 @@ def ingest_many(
         If an option cannot work for any scan.
     """
     config = config or IngestConfig()
+    landing = Landing()
     for number, (source, store) in enumerate(pairs, start=1):
+        if landing.was_interrupted:
+            message = "ingest was interrupted before it was begun; run the same command to resume"
+            yield ScanOutcome(source, store, "failed", "interrupted", message, 0.0)
+            return
+        landing = Landing()
         named = _NumberedProgress(
             progress or Silent(), f"{number}/{len(pairs)} {os.path.basename(source)}"
         )
-        outcome = _ingest_one(source, store, config, named)
+        outcome = _ingest_one(source, store, config, named, landing)
         yield outcome
         if outcome.code == "interrupted":
             return
@@ -137,13 +145,15 @@ def _matches(pattern: str) -> list[str]:
     return paths
 
 
-def _ingest_one(source: str, store: str, config: IngestConfig, progress: Progress) -> ScanOutcome:
+def _ingest_one(
+    source: str, store: str, config: IngestConfig, progress: Progress, landing: Landing
+) -> ScanOutcome:
     began = time.perf_counter()
     before = _root_state(store)
     status: Literal["done", "present", "failed"] = "failed"
     code = message = None
     try:
-        ingest(source, store, config, progress=progress).close()
+        ingest_and_land(source, store, config, progress, landing).close()
         status = "present" if _root_state(store) == before else "done"
     except BudgetError as error:  # another scan may be smaller
         code, message = error.code, str(error)

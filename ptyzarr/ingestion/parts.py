@@ -29,11 +29,11 @@ from ptyzarr.errors import (
 from ptyzarr.ingestion.budget import block_frames, choose_workers
 from ptyzarr.ingestion.execution import write_shards
 from ptyzarr.ingestion.kinds import Kind
+from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.plan import Plan, make_plan, plan_key
 from ptyzarr.ingestion.runner import (
     existing_store,
-    interruptible,
     make_job,
     open_scan,
     tidy,
@@ -123,13 +123,12 @@ def plan_parts(
     config = config or IngestConfig()
     check_path(source, "the source")
     target, staging = places(destination)
-    with interruptible(), storage_errors(f"planning {os.fspath(source)}"):
+    with Landing().interruptible(), storage_errors(f"planning {os.fspath(source)}"):
         check_target(destination, config)
         scan = open_scan(source, target.parent, config)
         existing = existing_store(scan, target, config)
         if existing is not None:
-            if staging.root.is_dir():
-                tidy(staging)
+            tidy(staging)
             with contextlib.closing(existing):
                 return _plan_report(destination, existing, published=True)
         with lock(staging.root):
@@ -179,7 +178,7 @@ def write_part(
     check_path(source, "the source")
     target, staging = places(destination)
     report = PartReport(os.fspath(destination), part, n_parts, False, 0, 0)
-    with interruptible(), storage_errors(f"part {part}/{n_parts} of {os.fspath(source)}"):
+    with Landing().interruptible(), storage_errors(f"part {part}/{n_parts} of {os.fspath(source)}"):
         scan = open_scan(source, target.parent, config)
         if _is_published(scan, target, config):
             return dataclasses.replace(report, published=True)

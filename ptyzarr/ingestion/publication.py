@@ -22,6 +22,7 @@ from ptyzarr.errors import (
     ScanNotFoundError,
 )
 from ptyzarr.ingestion.budget import choose_workers
+from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.parts import check_kind, needed_kind, places, refusals
 from ptyzarr.ingestion.plan import Plan, plan_key
@@ -29,8 +30,8 @@ from ptyzarr.ingestion.runner import (
     assemble,
     build_locked,
     damaged_shards,
-    interruptible,
     open_scan,
+    tidy,
 )
 from ptyzarr.ingestion.staging import Staging, storage_errors
 from ptyzarr.scan import Scan
@@ -72,13 +73,17 @@ def publish(
         If the destination holds something else.
     """
     target, staging = places(destination)
-    with interruptible(), storage_errors(f"publishing {os.fspath(destination)}"):
-        if staging.root.is_dir():
-            with contextlib.ExitStack() as stack:
-                _wait_for_lock(stack, staging, on_wait)
-                _publish_locked(target, staging)
+    landing = Landing()
+    with storage_errors(f"publishing {os.fspath(destination)}"):
+        with landing.interruptible():
+            if staging.root.is_dir():
+                with contextlib.ExitStack() as stack:
+                    _wait_for_lock(stack, staging, on_wait)
+                    _publish_locked(target, staging, landing)
+        if landing.was_interrupted:
+            landing.finish(functools.partial(tidy, staging))
         try:
-            return open_store(target)
+            return landing.finish(functools.partial(open_store, target))
         except ScanNotFoundError as error:
             raise ScanNotFoundError(
                 f"{os.fspath(destination)} has no plan and is no store; expected one of them; run "
@@ -123,7 +128,7 @@ def _is_no_file(path: Path) -> bool:
         return False
 
 
-def _publish_locked(target: Path, staging: Staging) -> None:
+def _publish_locked(target: Path, staging: Staging, landing: Landing) -> None:
     request = _read_request(staging)
     if request is None:
         if staging.plan.is_file():
@@ -134,11 +139,13 @@ def _publish_locked(target: Path, staging: Staging) -> None:
         return
     source, config = request
     scan = open_scan(source, target.parent, config)
-    build = functools.partial(_build, scan, target, config, staging)
+    build = functools.partial(_build, scan, target, config, staging, landing)
     build_locked(scan, target, config, staging, build)
 
 
-def _build(scan: Scan, target: Path, config: IngestConfig, staging: Staging) -> None:
+def _build(
+    scan: Scan, target: Path, config: IngestConfig, staging: Staging, landing: Landing
+) -> None:
     n_workers = choose_workers(scan, config)
     plan = Plan.load(staging, plan_key(scan, config))
     if plan is None:
@@ -160,6 +167,7 @@ def _build(scan: Scan, target: Path, config: IngestConfig, staging: Staging) -> 
             "'ptyzarr publish' again"
         )
     source_unchanged(scan)
+    landing.approach(functools.partial(staging.has_published, target, document))
     staging.publish(target, document, overwrite=config.overwrite)
 
 

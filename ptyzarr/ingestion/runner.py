@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from ptyzarr.config import IngestConfig
 from ptyzarr.errors import (
     ConfigError,
     DamagedStoreError,
-    InterruptedIngestError,
     PtyzarrError,
     ScanExistsError,
     SourceError,
@@ -25,6 +24,7 @@ from ptyzarr.errors import (
 from ptyzarr.ingestion.arrays import root_attributes, write_arrays
 from ptyzarr.ingestion.budget import block_frames, choose_workers
 from ptyzarr.ingestion.execution import write_shards
+from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.plan import Plan, is_spool_whole, make_plan, plan_key
 from ptyzarr.ingestion.records import FrameRecords, mask_record, merge_masked
@@ -57,6 +57,7 @@ def ingest_to_folder(
     config: IngestConfig,
     *,
     progress: Progress | None = None,
+    landing: Landing | None = None,
 ) -> ScanStore:
     """Make a store of a source file in a folder; see `ptyzarr.ingestion.ingest`."""
     folder = Path(os.path.abspath(destination)).parent
@@ -66,6 +67,7 @@ def ingest_to_folder(
         config,
         f"ingest of {os.fspath(source)}",
         progress,
+        landing,
     )
 
 
@@ -75,6 +77,7 @@ def build_store(
     config: IngestConfig,
     what: str,
     progress: Progress | None,
+    landing: Landing | None = None,
 ) -> ScanStore:
     """Make a store of a scan in a folder, as `ingest` does of a source file.
 
@@ -86,6 +89,8 @@ def build_store(
         As for `ingest`.
     what
         What is being done, for messages.
+    landing
+        Tells afterwards whether an interrupt came after publication.
 
     Raises
     ------
@@ -100,18 +105,21 @@ def build_store(
     # Workers of a cluster have working directories of their own.
     target = Path(os.path.abspath(destination))
     staging = Staging.beside(target)
-    with interruptible(), storage_errors(what):
+    landing = landing or Landing()
+    existing = None
+    with landing.interruptible(), storage_errors(what):
         scan = make_scan()
         existing = existing_store(scan, target, config)
         if existing is None:
             with lock(staging.root):
                 build = functools.partial(
-                    _build, scan, target, config, staging, progress or Silent()
+                    _build, scan, target, config, staging, progress or Silent(), landing
                 )
                 build_locked(scan, target, config, staging, build)
-        elif staging.root.is_dir():
-            tidy(staging)
-    return existing or open_store(target)
+        else:
+            landing.approach(lambda: True)
+    landing.finish(functools.partial(tidy, staging))
+    return existing or landing.finish(functools.partial(open_store, target))
 
 
 def open_scan(source: str | os.PathLike[str], spool_dir: Path, config: IngestConfig) -> Scan:
@@ -153,20 +161,11 @@ def build_locked(
 
 def tidy(staging: Staging) -> None:
     """Remove what a call left that was killed right after publishing."""
+    if not staging.root.is_dir():
+        return
     with contextlib.suppress(ScanExistsError, OSError), lock(staging.root):
         staging.check_ours()
         staging.discard()
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Keep what an interrupt leaves for the next call."""
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise InterruptedIngestError(
-            "ingest was interrupted; run the same command to resume"
-        ) from error
 
 
 def existing_store(scan: Scan, target: Path, config: IngestConfig) -> ScanStore | None:
@@ -249,7 +248,12 @@ def _without_names(transforms: Iterable[Mapping[str, Any]]) -> list[dict[str, An
 
 
 def _build(
-    scan: Scan, target: Path, config: IngestConfig, staging: Staging, progress: Progress
+    scan: Scan,
+    target: Path,
+    config: IngestConfig,
+    staging: Staging,
+    progress: Progress,
+    landing: Landing,
 ) -> None:
     n_workers = choose_workers(scan, config)
     block_frames(scan, config, n_workers)  # refuses a budget that is too small
@@ -258,6 +262,7 @@ def _build(
         staging.prepare()
         plan = make_plan(scan, config, staging, n_workers, progress)
     document = write_store(scan, plan, config, staging, progress)
+    landing.approach(functools.partial(staging.has_published, target, document))
     staging.publish(target, document, overwrite=config.overwrite)
 
 

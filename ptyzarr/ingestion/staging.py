@@ -264,6 +264,10 @@ class Staging:
                 raise
         sync_folder(destination.parent)
 
+    def has_published(self, destination: Path, root_document: bytes) -> bool:
+        """Return whether `publish` has moved the store; true from the moment of the rename on."""
+        return not os.path.lexists(self.store) and _holds(destination, root_document)
+
 
 def _checksum_or_none(path: Path) -> FileChecksum | None:
     try:

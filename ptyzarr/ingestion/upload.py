@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, ScanExistsError, StorageError
+from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.progress import Progress
 from ptyzarr.store import ROOT_KEY, RemoteFolder, file_digest, parse_root
@@ -53,7 +54,13 @@ def check_conditions(folder: RemoteFolder) -> None:
 
 
 def upload(
-    root: Path, folder: RemoteFolder, *, overwrite: bool, name: str, progress: Progress
+    root: Path,
+    folder: RemoteFolder,
+    *,
+    overwrite: bool,
+    name: str,
+    progress: Progress,
+    landing: Landing | None = None,
 ) -> None:
     """Publish a whole local store.
 
@@ -69,6 +76,8 @@ def upload(
         Of the source, for those who find the upload unfinished.
     progress
         Receives the bytes.
+    landing
+        Is told how to see that the store is published.
 
     Raises
     ------
@@ -90,11 +99,16 @@ def upload(
     if found is None or bytes(found.body) != claim:
         raise _taken(folder)
     _check_sizes(folder, files)
-    if not folder.create(ROOT_KEY, raw):
-        there = folder.read(ROOT_KEY)
-        if there is None or bytes(there.body) != raw:
-            raise _taken(folder)
+    if landing is not None:
+        landing.approach(partial(_holds, folder, raw))
+    if not folder.create(ROOT_KEY, raw) and not _holds(folder, raw):
+        raise _taken(folder)
     folder.delete([CLAIM_KEY])
+
+
+def _holds(folder: RemoteFolder, raw: bytes) -> bool:
+    found = folder.read(ROOT_KEY)
+    return found is not None and bytes(found.body) == raw
 
 
 def _claim(folder: RemoteFolder, claim: bytes, *, overwrite: bool) -> None:

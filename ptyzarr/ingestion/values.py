@@ -191,7 +191,8 @@ def _pixel(frames: NDArray[Any], place: int, numbers: NDArray[np.int64]) -> str:
 
 
 def _declared_counts(frames: NDArray[Any], numbers: NDArray[np.int64], what: str) -> _Found:
-    within = frames <= MAX_COUNT
+    # The limit itself is beyond the range of float16.
+    within = (frames if frames.dtype != np.float16 else frames.astype(np.float32)) <= MAX_COUNT
     counts = np.where(within, frames, 0).astype(np.uint32)
     exact = within & (counts == frames) & ~np.signbit(frames.astype(np.float64, copy=False))
     if not bool(exact.all()):

@@ -69,8 +69,9 @@ class FrameDecoder:
         self._readers = [scan.chunks for scan in scans]
         self._names = [scan.path for scan in scans]
         self._n_pixels = frame_size**2
+        self._dtypes = [_pixel_dtype(reader.dtype) for reader in self._readers]
         self._packings = choose_packings(
-            [reader.dtype for reader in self._readers],
+            self._dtypes,
             self._n_pixels,
             [scan.pixel_limits for scan in scans],
         )
@@ -94,8 +95,8 @@ class FrameDecoder:
 
     @property
     def stored_dtypes(self) -> tuple[np.dtype[Any], ...]:
-        """Dtype of each scan's stored frames."""
-        return tuple(reader.dtype for reader in self._readers)
+        """Dtype of each scan's frames in the pool: the stored one, uint8 where that is bool."""
+        return tuple(self._dtypes)
 
     @property
     def forms(self) -> tuple[tuple[np.dtype[Any], FramePacking | None], ...]:
@@ -106,8 +107,8 @@ class FrameDecoder:
     def slot_strides(self) -> NDArray[np.int64]:
         """(n_scans,) int64, from one slot to the next; see `window.FrameMap`."""
         sizes = [
-            1 if packing else reader.dtype.itemsize
-            for reader, packing in zip(self._readers, self._packings, strict=True)
+            1 if packing else dtype.itemsize
+            for dtype, packing in zip(self._dtypes, self._packings, strict=True)
         ]
         return self.slot_nbytes // np.array(sizes, np.int64)
 
@@ -205,7 +206,7 @@ class FrameDecoder:
             packed = PackedFrames.over(pool.reshape(-1), packing)
             if packing.wants_planes:
                 pack_planes(np.empty((0, reader.chunk_nbytes), np.uint8), 1, nothing, packed)
-            empty = np.zeros((1, packing.n_pixels), reader.dtype)
+            empty = np.zeros((1, packing.n_pixels), packing.dtype)
             pack_frames(empty, np.zeros(1, np.int64), packed)
 
     def _scratch(self, nbytes: int) -> NDArray[np.uint8]:
@@ -219,9 +220,14 @@ class FrameDecoder:
         """Return the pool as each scan's frames lie in it: a flat array of its dtype, or packed."""
         memory = pool.reshape(-1)
         return [
-            memory.view(reader.dtype) if packing is None else PackedFrames.over(memory, packing)
-            for reader, packing in zip(self._readers, self._packings, strict=True)
+            memory.view(dtype) if packing is None else PackedFrames.over(memory, packing)
+            for dtype, packing in zip(self._dtypes, self._packings, strict=True)
         ]
+
+
+def _pixel_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype in which decoded frames are read: a bool is a byte, 0 or 1."""
+    return np.dtype(np.uint8) if stored.kind == "b" else stored
 
 
 def _decode_and_pack(
@@ -245,5 +251,5 @@ def _decode_and_pack(
         n_read = reader.read_planes(chunks, rows, decoded)
         return n_read, pack_planes(decoded, reader.chunk_frames, places, packed)
     n_read = reader.read_chunks(chunks, rows, decoded)
-    frames = decoded.reshape(-1).view(reader.dtype).reshape(-1, packed.packing.n_pixels)
+    frames = decoded.reshape(-1).view(packed.packing.dtype).reshape(-1, packed.packing.n_pixels)
     return n_read, pack_frames(frames, places, packed)

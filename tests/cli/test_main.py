@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,9 @@ import pytest
 
 from ptyzarr import errors
 from ptyzarr.cli import BAD_INPUT, EXIT_CODES, INTERRUPTED
+
+#: The room gives the function of this name.
+main_module = import_module("ptyzarr.cli.main")
 
 
 @pytest.fixture
@@ -176,6 +181,14 @@ def test_bench_of_nothing_is_one_line(run, tmp_path) -> None:
 
 
 @pytest.mark.slow
+def test_bench_without_a_place_for_its_results_is_one_line(run, store, tmp_path) -> None:
+    (tmp_path / "out").write_text("a file")
+    result = run("bench", store, "-o", tmp_path / "out")
+    assert result.code == 3
+    assert f"{tmp_path / 'out'} cannot be made: " in result.err
+    assert result.err.count("\n") == 1
+
+
 def test_the_demo_runs_the_whole_path(run, tmp_path) -> None:
     report = run("demo", tmp_path / "demo", "--json").json
     assert (report["n_frames"], report["n_groups"]) == (516, 516)
@@ -304,3 +317,31 @@ def test_forged_root_is_one_line_of_every_command(run, store, change) -> None:
         assert "expected" in result.err
         assert result.err.startswith("ptyzarr: ")
         assert result.err.count("ptyzarr: ") == 1
+
+
+def test_a_signal_right_after_an_ingest_comes_too_late(run, make_npz, tmp_path, monkeypatch):
+    source = make_npz(tmp_path / "scan.npz", n_frames=20, N=8)
+    tell = main_module.summary
+
+    def late(store):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        return tell(store)
+
+    monkeypatch.setattr(main_module, "summary", late)
+    result = run("ingest", source, tmp_path / "scan.zarr", "--json")
+    assert result.code == 0
+    assert result.json["n_frames"] == 20
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+
+
+def test_a_library_that_fails_when_it_is_interrupted_is_an_interrupt(run, store, monkeypatch):
+    def fail(_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("no compiled object yet") from error
+
+    monkeypatch.setattr(main_module, "open_store", fail)
+    result = run("info", store)
+    assert (result.code, result.err) == (75, "ptyzarr: interrupted\n")

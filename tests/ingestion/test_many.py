@@ -12,6 +12,7 @@ from synthetic import make_npz, tree_state
 from ptyzarr.config import IngestConfig
 from ptyzarr.errors import ConfigError, DeviceError, ScanExistsError, ScanNotFoundError
 from ptyzarr.ingestion import find_sources, ingest_many, pair_stores
+from ptyzarr.ingestion.staging import Staging
 from ptyzarr.store import open_stores
 
 SMALL = {"n_frames": 9, "N": 8}
@@ -146,11 +147,29 @@ def test_an_interrupt_stops_the_rest_and_can_be_resumed(tmp_path, pairs):
     assert [outcome.status for outcome in resumed] == ["present", "done", "failed", "done"]
 
 
+def test_an_interrupt_after_a_scan_was_published_stops_the_rest(tmp_path, pairs, monkeypatch):
+    make_npz(tmp_path / "run_2.npz", **SMALL, seed=2)
+    discard, interrupts = Staging.discard, iter([KeyboardInterrupt])
+
+    def interrupt(staging):
+        discard(staging)
+        for error in interrupts:
+            raise error
+
+    monkeypatch.setattr(Staging, "discard", interrupt)
+    outcomes = list(ingest_many(pairs))
+    assert [outcome.status for outcome in outcomes] == ["done", "failed"]
+    assert outcomes[-1].code == "interrupted"
+    assert "before it was begun" in outcomes[-1].message
+    statuses = [outcome.status for outcome in ingest_many(pairs)]
+    assert statuses == ["present", "done", "failed", "done"]
+
+
 @pytest.mark.parametrize("error", [ConfigError, DeviceError])
 def test_options_that_work_for_no_scan_stop_at_once(pairs, monkeypatch, error):
     def refuse(*_: object, **__: object) -> None:
         raise error("no scheduler answers")
 
-    monkeypatch.setattr("ptyzarr.ingestion.many.ingest", refuse)
+    monkeypatch.setattr("ptyzarr.ingestion.many.ingest_and_land", refuse)
     with pytest.raises(error):
         list(ingest_many(pairs))

@@ -286,6 +286,20 @@ def test_a_loader_delivers_what_the_host_delivers(four_stores, monkeypatch, chan
     assert len(device.slots) <= n_threads + 2 + 2
 
 
+@pytest.mark.parametrize("dtype", ["?", "i1", "i8", "u8", "f2", "f8"])
+def test_stores_of_every_dtype_are_what_the_host_delivers(make_scan_store, monkeypatch, dtype):
+    frames = np.random.default_rng(1).integers(0, 100, (40, 16, 16)) % 3
+    store = make_scan_store(diff3d=frames.astype(dtype))
+    assert store.chunks.dtype == np.dtype(dtype)
+    grouping, options = GroupingConfig(gridsize=2, n_neighbors=5), {"shuffle": False}
+    with GroupLoader(store, grouping, LoaderConfig(device="numpy", **options)) as loader:
+        want = list(loader)
+    use_twin(monkeypatch)
+    with GroupLoader(store, grouping, LoaderConfig(device="cuda", **options)) as loader:
+        for ours, theirs in zip(loader, want, strict=True):
+            assert_same_bits(as_dict(ours), as_dict(theirs))
+
+
 def test_the_receiving_thread_neither_waits_nor_copies(four_stores, monkeypatch):
     """What it does for a batch is to let its stream wait; the twin's own lateness apart."""
     device = use_twin(monkeypatch)
