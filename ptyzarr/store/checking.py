@@ -15,6 +15,18 @@ from zarr.storage import LocalStore, WrapperStore
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
 from ptyzarr.store.schema import ROOT_KEY
 
+#: What zarr and its codecs raise for bytes or metadata that they did not write.
+DECODING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+_REASON_SHOWN = 300
+
 
 class ListedKeys:
     """The listing half of a zarr store, made of the manifest, whatever else is in the folder."""
@@ -173,8 +185,9 @@ def read_errors(what: str) -> Iterator[None]:
         raise StorageError(
             f"{what} cannot be read: {error.strerror or error}; check the file system"
         ) from error
-    except (ValueError, RuntimeError, TypeError, KeyError) as error:
+    except DECODING_ERRORS as error:
+        reason = " ".join(str(error).split())[:_REASON_SHOWN]
         raise DamagedStoreError(
-            f"{what} cannot be decoded ({error}); the store is damaged, "
-            "'ptyzarr repair' mends it from its source"
+            f"{what} cannot be decoded ({reason}); expected the bytes that ingest wrote; the store "
+            "is damaged, 'ptyzarr repair' mends it from its source"
         ) from error

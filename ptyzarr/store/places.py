@@ -68,6 +68,10 @@ class LocalPlace:
         """Size of the root document."""
         return (self._root / ROOT_KEY).stat().st_size
 
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a small file."""
+        return (self._root / key).read_bytes()
+
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""
         return ShardReader(self._root, layout, self._files, native)
@@ -97,6 +101,10 @@ class RemotePlace:
     def root_nbytes(self) -> int:
         """Size of the root document."""
         return len(self._files.root)
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a small file."""
+        return bytes(self._files.read(key))
 
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""
