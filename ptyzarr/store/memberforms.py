@@ -131,7 +131,10 @@ def _check_other(
     keys = _keys(member)
     expect(key in keys, f"name of the member in {place!r}", member["name"], f"{key!r} or {key}.npy")
     expect(member["column"] is None, f"column of member {key!r}", member["column"], "null")
-    if member["header"] == "":
+    is_raw = node.get("attributes", {}).get("raw", False)
+    holds = is_raw is (member["header"] == "")
+    expect(holds, f"the attribute 'raw' of {place!r}", is_raw, "true for a member without header")
+    if is_raw:
         found = node["data_type"], node["shape"]
         expect(found == ("uint8", [member["size"]]), f"array {place!r}", found, "a member's bytes")
     is_aside = key not in fields or fields[key][0] in _KEPT_ASIDE
