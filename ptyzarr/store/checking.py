@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zarr.abc.store import ByteRequest, SuffixByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
@@ -125,6 +125,9 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
                 found = None
             if found != entry["size"]:
                 raise self._damage(key, "is missing" if found is None else f"has {found} bytes")
+            if isinstance(byte_range, RangeByteRequest) and byte_range.end > entry["size"]:
+                # Such a request may come of a forged index, and memory is allocated for all of it.
+                raise self._damage(key, f"is asked for up to byte {byte_range.end}")
         value = await super().get(key, prototype, byte_range)
         if value is None and entry is not None:
             raise self._damage(key, "disappeared")

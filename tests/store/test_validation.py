@@ -146,6 +146,12 @@ CHANGES = [
     pytest.param(put(f"{INNER}.chunk_shape", [0, 16, 16]), "1 or more", id="chunk of 0 frames"),
     pytest.param(put(f"{INNER}.chunk_shape", [5, 16, 16]), "whole chunks", id="odd chunk"),
     pytest.param(put(f"{INNER}.codecs", []), "codec", id="no codecs in shards"),
+    pytest.param(put(f"{INNER}.index_codecs", [{"name": "bytes"}]), "crc32c", id="index unchecked"),
+    pytest.param(
+        put(f"{INNER}.index_codecs.0.configuration.endian", "big"),
+        "little",
+        id="index turned round",
+    ),
     pytest.param(reverse("extra/table"), "blosc, crc32c, in this order", id="codecs reversed"),
     pytest.param(repeat("extra/table", 1), "in this order", id="blosc twice"),
     pytest.param(repeat("extra/table", 2), "in this order", id="crc32c twice"),
