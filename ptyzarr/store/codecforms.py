@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -54,12 +55,23 @@ def check_array_codecs(name: str, value: object, itemsize: int) -> None:
     UnexpectedFormError
         If they are others.
     """
+    if value == _written(itemsize):  # of a store with thousands of arrays, too
+        return
     codecs = _named_codecs(name, value)
     names = [str(codec["name"]) for codec in codecs]
     expect(names == list(_OURS), name, names, f"{', '.join(_OURS)}, in this order")
     _check_bytes(name, codecs[0], itemsize, ("little",))
     for codec in codecs[1:]:
         _check_options(name, codec)
+
+
+@functools.cache
+def _written(itemsize: int) -> list[dict[str, Any]]:
+    """Return what ingest writes for an array of values of a size, as JSON."""
+    endian = {"configuration": {"endian": "little"}} if itemsize > 1 else {}
+    options = {"typesize": itemsize, "cname": "zstd", "clevel": 3, "shuffle": "shuffle"}
+    blosc = {"name": "blosc", "configuration": {**options, "blocksize": 0}}
+    return [{"name": "bytes", **endian}, blosc, {"name": "crc32c"}]
 
 
 def check_frame_codecs(name: str, value: object, itemsize: int) -> None:
