@@ -57,6 +57,16 @@ FIELDS: Mapping[str, Field] = {
     )
 }
 
+FIELD_KEYS: Mapping[str, tuple[str, ...]] = {
+    "positions": ("xcoords", "ycoords"),
+    "positions_start": ("xcoords_start", "ycoords_start"),
+    "scan_index": ("scan_index",),
+    "probe_guess": ("probeGuess",),
+    "object_guess": ("objectGuess",),
+    "bad_pixels": ("bad_pixels",),
+}
+"""Keys in a source of each field but the frames: positions have one for x and one for y."""
+
 
 class FrameReader(Protocol):
     """The frames of a source, without having them in memory.

@@ -116,16 +116,48 @@ def member_bytes(store: ScanStore, member: Member, spool_dir: Path) -> Iterator[
         return
     yield member.header
     header = parse_header(member.header, member.size, f"member {member.name!r} of {store.path}")
+    _check_header(store, member, header)
     if member.node == "diffraction":
         yield from _frame_bytes(store, header, spool_dir)
         return
-    if member.column is not None:
-        values = getattr(store, member.node)[:, member.column]
-        yield values.astype(header.dtype).tobytes()
-    elif member.node == "scan_index":
-        yield store.scan_index.astype(header.dtype).tobytes()
-    else:
+    values = _per_frame(store, member)
+    if values is None:
         yield from _array_bytes(store.array(member.node), header)
+    else:
+        yield values.astype(header.dtype).tobytes()
+
+
+def _per_frame(store: ScanStore, member: Member) -> NDArray[Any] | None:
+    """Return a member whose rows are in stored order as the source had it; None for others."""
+    if member.node == "scan_index":
+        return store.scan_index
+    if member.node not in ("positions", "positions_start"):
+        return None
+    pair = store.positions if member.node == "positions" else store.positions_start
+    return None if pair is None else pair[:, member.column]
+
+
+def _check_header(store: ScanStore, member: Member, header: NpyHeader) -> None:
+    """Raise `VerificationError` where a header, which anybody can write, is of another array."""
+    array = store.array(member.node)
+    shape, dtype = tuple(array.shape), array.dtype
+    if member.node == "diffraction":
+        source = store.attrs["source"]
+        n_frames, (height, width) = source["n_frames"], shape[1:]
+        shapes = {"nyx": (n_frames, height, width), "yxn": (height, width, n_frames)}
+        shape = shapes.get(source["axes"], (n_frames, height, width, 1))
+        dtype = np.dtype(source["frame_dtype"])
+    elif member.column is not None:
+        shape, dtype = shape[:1], header.dtype
+    is_same = header.dtype.newbyteorder("=") == dtype.newbyteorder("=")
+    # Positions have NumPy's result type of two columns.
+    is_column = member.column is not None and header.dtype.kind in "biuf"
+    if header.shape != shape or not (is_same or is_column):
+        raise VerificationError(
+            f"{store.path}: the npy header of member {member.name!r} says {header.dtype!s:.80} "
+            f"{header.shape}; expected {dtype!s:.80} {shape}, as stored; nothing was exported; "
+            "ingest the source again with --overwrite"
+        )
 
 
 def _write_npz(store: ScanStore, path: Path, progress: Progress) -> None:

@@ -141,8 +141,21 @@ def _matches(pattern: str) -> list[str]:
         return [pattern]
     paths = sorted(glob.glob(pattern, recursive=True), key=natural_key)
     if not paths:
-        raise ScanNotFoundError(f"no file matches {pattern!r}; expected at least one; check it")
+        raise ScanNotFoundError(
+            f"no file matches {pattern!r}; expected at least one; {_advice(pattern)}"
+        )
     return paths
+
+
+def _advice(pattern: str) -> str:
+    """Return what to do about a pattern that nothing matches: names may have a ``[``."""
+    plain = pattern.replace("[", "[[]")
+    folder = os.path.dirname(plain)
+    if plain != pattern and (
+        glob.glob(plain, recursive=True) or ("[" in folder and glob.glob(folder))
+    ):
+        return f"'[' begins a set of characters and '[[]' matches it, write {plain!r}"
+    return "check it"
 
 
 def _ingest_one(

@@ -126,6 +126,7 @@ def verify(
             n_bytes, unlisted = _verify_files(Path(name), progress)
         opened = open_store(name, key)
         try:
+            _verify_nodes(opened)
             _verify_frames(opened, progress)
             _verify_contents(opened)
             if source is not None:
@@ -189,6 +190,17 @@ def _compare_files(
     progress.finish()
     _report(where, problems)
     return n_bytes
+
+
+def _verify_nodes(store: ScanStore) -> None:
+    """Compare the metadata beside each array, which readers of that array alone use."""
+    nodes = store.differing_nodes()
+    if nodes:
+        shown = ", ".join(f"{node}/{ROOT_KEY}" for node in nodes[:_SHOWN])
+        raise VerificationError(
+            f"{store.path}: {shown} and the consolidated metadata of the root differ; expected "
+            "the same in both; ingest the source again with --overwrite"
+        )
 
 
 def _verify_frames(store: ScanStore, progress: Progress) -> None:

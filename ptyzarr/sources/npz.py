@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.errors import BudgetError, MissingFieldError, ShapeError, SourceError
-from ptyzarr.scan import Member, MemberReader, Scan
+from ptyzarr.scan import FIELD_KEYS, Member, MemberReader, Scan
 from ptyzarr.sources.fileaccess import SourceFile
 from ptyzarr.sources.frames import StackLayout, find_layout, frame_reader
 from ptyzarr.sources.memberbytes import MemberBytes
@@ -31,11 +31,11 @@ from ptyzarr.sources.positions import (
 from ptyzarr.sources.zipdir import Entry, read_directory
 
 FRAME_KEYS = ("diff3d", "diffraction")
-POSITION_KEYS = ("xcoords", "ycoords")
-START_KEYS = ("xcoords_start", "ycoords_start")
-SCAN_INDEX_KEY = "scan_index"
-PROBE_KEY = "probeGuess"
-OBJECT_KEY = "objectGuess"
+POSITION_KEYS = FIELD_KEYS["positions"]
+START_KEYS = FIELD_KEYS["positions_start"]
+(SCAN_INDEX_KEY,) = FIELD_KEYS["scan_index"]
+(PROBE_KEY,) = FIELD_KEYS["probe_guess"]
+(OBJECT_KEY,) = FIELD_KEYS["object_guess"]
 
 # Deflated blanks cost next to nothing in the file, but every header is kept for export.
 _HEADERS_LIMIT = 16 * 1024**2

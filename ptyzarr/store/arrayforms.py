@@ -15,6 +15,12 @@ import numpy as np
 
 from ptyzarr.errors import SchemaError
 from ptyzarr.scan import FIELDS
+from ptyzarr.store.codecforms import (
+    check_array_codecs,
+    check_frame_codecs,
+    check_index_codecs,
+    check_named,
+)
 from ptyzarr.store.forms import (
     UnexpectedFormError,
     as_lengths,
@@ -39,6 +45,7 @@ _FIXED = {
     "bad_pixels": {"bool"},
     f"{MASKED}/index": {"int64"},
 }
+_SHARD_OPTIONS = {"chunk_shape", "codecs", "index_codecs", "index_location"}
 _REQUIRED = (
     "diffraction",
     "positions",
@@ -118,14 +125,12 @@ def _check_array(
     is_known = isinstance(dtype, str) and dtype in _DTYPES
     expect(is_known, f"data_type of {node!r}", dtype, "a core data type of zarr v3")
     _check_fill(f"fill_value of {node!r}", entry.get("fill_value"), np.dtype(dtype))
-    grid = _named(f"chunk_grid of {node!r}", entry.get("chunk_grid"))
+    grid = check_named(f"chunk_grid of {node!r}", entry.get("chunk_grid"))
     expect(grid["name"] == "regular", f"chunk_grid of {node!r}", grid["name"], "'regular'")
     outer = _chunk_shape(node, grid, shape)
-    codecs = _check_codecs(f"codecs of {node!r}", entry.get("codecs"))
-    inner, index_nbytes = outer, 0
-    if codecs[0]["name"] == "sharding_indexed":
-        inner, index_nbytes = _check_sharding(node, codecs, outer)
     itemsize = np.dtype(dtype).itemsize
+    inner, index_nbytes = _check_codecs(node, entry.get("codecs"), shape, outer, itemsize)
+    _check_names(node, entry, len(shape))
     grid_shape = tuple(-(-n // m) for n, m in zip(shape, outer, strict=True))
     nbytes = _files_nbytes(node, entry, grid_shape, files)
     held = min(nbytes, default=None)
@@ -170,37 +175,55 @@ def _chunk_shape(node: str, grid: Mapping[str, Any], shape: tuple[int, ...]) -> 
     return chunks
 
 
-def _named(name: str, value: object) -> Mapping[str, Any]:
-    """Return a mapping with a name and perhaps a configuration."""
-    found = as_mapping(name, value)
-    as_text(f"the name in {name}", found.get("name"))
-    as_mapping(f"the configuration in {name}", found.get("configuration", {}))
-    return found
-
-
-def _check_codecs(name: str, value: object) -> list[Mapping[str, Any]]:
-    codecs = [_named(name, codec) for codec in as_list(name, value)]
+def _check_codecs(
+    node: str, value: object, shape: tuple[int, ...], outer: tuple[int, ...], itemsize: int
+) -> tuple[tuple[int, ...], int]:
+    """Return the shape of the smallest chunks and the size of a shard's index, 0 without shards."""
+    name = f"codecs of {node!r}"
+    if node != "diffraction":
+        check_array_codecs(name, value, itemsize)
+        # A larger chunk than the array would be decoded as one, which ingest never wrote.
+        fits = all(m <= max(1, n) for n, m in zip(shape, outer, strict=True))
+        expect(fits, f"the chunk shape of {node!r}", outer, f"at most {shape}")
+        return outer, 0
+    codecs = as_list(name, value)
     expect(len(codecs) > 0, name, value, "at least one codec")
-    return codecs
+    first = check_named(name, codecs[0])
+    if first["name"] != "sharding_indexed":
+        check_frame_codecs(name, codecs, itemsize)
+        return outer, 0
+    expect(len(codecs) == 1, f"the shards of {node!r}", len(codecs), "no codec besides")
+    return _check_sharding(node, first, outer, itemsize)
 
 
 def _check_sharding(
-    node: str, codecs: list[Mapping[str, Any]], outer: tuple[int, ...]
+    node: str, codec: Mapping[str, Any], outer: tuple[int, ...], itemsize: int
 ) -> tuple[tuple[int, ...], int]:
     """Return the shape of the chunks in a shard and the size of its index."""
     name = f"the shards of {node!r}"
-    expect(len(codecs) == 1, name, len(codecs), "no codec besides")
-    settings = as_mapping(name, codecs[0].get("configuration"))
-    inner = _chunk_shape(node, codecs[0], outer)
+    settings = as_mapping(name, codec.get("configuration"))
+    others = sorted(set(settings) - _SHARD_OPTIONS)
+    expect(not others, f"what else is in {name}", others, "options that zarr v3 has")
+    inner = _chunk_shape(node, codec, outer)
     expect(
         not any(n % m for n, m in zip(outer, inner, strict=True)),
         name, f"{outer} with chunks {inner}", "whole chunks",
     )  # fmt: skip
-    _check_codecs(f"codecs in {name}", settings.get("codecs"))
-    _check_codecs(f"index_codecs in {name}", settings.get("index_codecs"))
+    check_frame_codecs(f"codecs in {name}", settings.get("codecs"), itemsize)
+    check_index_codecs(f"index_codecs in {name}", settings.get("index_codecs"))
     place = settings.get("index_location", "end")
     expect(place in ("start", "end"), f"index_location in {name}", place, "'start' or 'end'")
     return inner, 16 * math.prod(n // m for n, m in zip(outer, inner, strict=True))
+
+
+def _check_names(node: str, entry: Mapping[str, Any], n_axes: int) -> None:
+    dims = entry.get("dimension_names")
+    if dims is not None:
+        names = as_list(f"dimension_names of {node!r}", dims)
+        holds = len(names) == n_axes and all(name is None or type(name) is str for name in names)
+        expect(holds, f"dimension_names of {node!r}", names, f"{n_axes} names")
+    transformers = entry.get("storage_transformers", [])
+    expect(transformers == [], f"storage_transformers of {node!r}", transformers, "none")
 
 
 def _files_nbytes(
@@ -223,7 +246,7 @@ def _files_nbytes(
 
 def _chunk_keys(node: str, entry: Mapping[str, Any], grid: tuple[int, ...]) -> Iterator[str]:
     name = f"chunk_key_encoding of {node!r}"
-    encoding = _named(name, entry.get("chunk_key_encoding"))
+    encoding = check_named(name, entry.get("chunk_key_encoding"))
     kind = encoding["name"]
     expect(kind in ("default", "v2"), name, kind, "'default' or 'v2'")
     usual = "/" if kind == "default" else "."

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from zarr.abc.store import ByteRequest, SuffixByteRequest
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore, WrapperStore
 
@@ -17,6 +17,19 @@ from ptyzarr.store.bloscheader import array_of, is_sound
 from ptyzarr.store.manifest import size_fault
 from ptyzarr.store.rootguard import RootGuard
 from ptyzarr.store.schema import ROOT_KEY
+
+#: What zarr and its codecs raise for bytes or metadata that they did not write.
+DECODING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    SystemError,
+    TypeError,
+    ValueError,
+)
+_REASON_SHOWN = 300
 
 
 class ListedKeys:
@@ -129,6 +142,9 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
             fault = size_fault(found, entry["size"])
             if fault is not None:
                 raise self._damage(key, fault)
+            if isinstance(byte_range, RangeByteRequest) and byte_range.end > entry["size"]:
+                # Such a request may come of a forged index, and memory is allocated for all of it.
+                raise self._damage(key, f"is asked for up to byte {byte_range.end}")
         value = await super().get(key, prototype, byte_range)
         if value is None and entry is not None:
             raise self._damage(key, "disappeared")
@@ -198,9 +214,9 @@ def read_errors(what: str) -> Iterator[None]:
             f"{what} cannot be read: {error.strerror or error}; expected its bytes; check the file "
             "system"
         ) from error
-    except (ValueError, RuntimeError, TypeError, KeyError, SystemError) as error:
+    except DECODING_ERRORS as error:
+        reason = " ".join(str(error).split())[:_REASON_SHOWN]
         raise DamagedStoreError(
-            f"{what} cannot be decoded ({error}); expected what ingest wrote; the store is "
-            "damaged, "
-            "'ptyzarr repair' mends it from its source"
+            f"{what} cannot be decoded ({reason}); expected the bytes that ingest wrote; the store "
+            "is damaged, 'ptyzarr repair' mends it from its source"
         ) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 _INTEGER_LIMIT = 2**62
 _MAX_AXES = 32
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class UnexpectedFormError(ValueError):
@@ -48,7 +50,7 @@ def as_list(name: str, value: object) -> list[Any]:
 
 def as_text(name: str, value: object) -> str:
     """Return `value` if it is text that can be written; raises `UnexpectedFormError`."""
-    is_text = isinstance(value, str) and not any("\ud800" <= char <= "\udfff" for char in value)
+    is_text = isinstance(value, str) and _SURROGATES.search(value) is None
     expect(is_text, name, value, "text")
     return str(value)
 

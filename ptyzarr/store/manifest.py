@@ -6,6 +6,7 @@ It also holds the digest of its own bytes, computed with that digest's digits as
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import json
@@ -117,8 +118,9 @@ def read_root(path: Path) -> dict[str, Any]:
 
 def parse_root(raw: bytes, path: object) -> dict[str, Any]:
     """Return what `read_root` does, from the bytes of a root document; `path` is for messages."""
+    repeated: list[str] = []
     try:
-        document: dict[str, Any] = json.loads(raw)
+        document: dict[str, Any] = _load(raw, repeated)
         attributes = document["attributes"][ATTRIBUTE]
         digest = str(attributes["manifest"]["root_sha256"])
         marker = _marker(digest)
@@ -133,8 +135,32 @@ def parse_root(raw: bytes, path: object) -> dict[str, Any]:
     blank = raw.replace(marker, _marker(_ZEROS), 1)
     if hashlib.sha256(blank).hexdigest() != digest:
         raise _damaged_root(path, _outside_key(attributes["manifest"]))
+    if repeated or raw.startswith(codecs.BOM_UTF8):
+        found = f"the key {repeated[0][:100]!r} twice" if repeated else "a byte order mark"
+        raise SchemaError(
+            f"{path} has {found}; expected JSON as ingest writes it, each key once; ingest the "
+            "source again with --overwrite"
+        )
     _check_entries(path, attributes["manifest"])
     return document
+
+
+def _load(raw: bytes, repeated: list[str]) -> Any:
+    """Return parsed JSON; append to `repeated` what a mapping names twice.
+
+    Readers differ in which of two they take, so neither is told from a damaged byte before the
+    digest is.
+    """
+
+    def as_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping = dict(pairs)
+        if len(mapping) != len(pairs):
+            keys = [key for key, _ in pairs]
+            repeated.append(next(key for key in keys if keys.count(key) > 1))
+        return mapping
+
+    # "utf-8-sig": a mark would end here, though the digest may still be right.
+    return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=as_mapping)
 
 
 def was_written_here(root: Path) -> bool:

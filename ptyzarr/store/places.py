@@ -77,6 +77,10 @@ class LocalPlace:
         """Return what zarr reads; `what` is for messages."""
         return read()
 
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a small file."""
+        return (self._root / key).read_bytes()
+
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""
         return ShardReader(self._root, layout, self._files, native, self._guard)
@@ -110,6 +114,10 @@ class RemotePlace:
     def read_rows(self, read: Callable[[], T], what: str) -> T:
         """Return what zarr reads, fetched anew where it cannot be decoded."""
         return self._files.decode_again(read, what)
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a small file."""
+        return bytes(self._files.read(key))
 
     def shard_reader(self, layout: FrameFormat, native: NativeFunctions) -> ChunkReader:
         """Return the reader of the frames' shards."""

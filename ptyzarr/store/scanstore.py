@@ -17,8 +17,10 @@ from ptyzarr.errors import DamagedStoreError, DtypeError, SchemaError, ShapeErro
 from ptyzarr.paths import check_path
 from ptyzarr.scan import ChunkReader, Member, Quantity
 from ptyzarr.store.access import RemoteAccess, is_url
+from ptyzarr.store.checkedarray import checked_array, open_group
 from ptyzarr.store.checking import read_errors
 from ptyzarr.store.native import native_functions
+from ptyzarr.store.nodes import differing_nodes
 from ptyzarr.store.places import find_place
 from ptyzarr.store.schema import (
     ATTRIBUTE,
@@ -70,7 +72,7 @@ class ScanStore:
             check_root(document, self.path)
             self._attributes: dict[str, Any] = document["attributes"][ATTRIBUTE]
             self._files: dict[str, dict[str, Any]] = self._attributes["manifest"]["files"]
-            self._group = zarr.open_group(self._place.zarr_store, mode="r", zarr_format=3)
+            self._group = open_group(self._place.zarr_store, self.path)
         self._metadata: dict[str, Any] = document["consolidated_metadata"]["metadata"]
 
     def __reduce__(self) -> tuple[type[ScanStore], tuple[str, RemoteAccess | None]]:
@@ -173,7 +175,9 @@ class ScanStore:
         native = native_functions()
         if native is not None and _is_our_layout(self._metadata["diffraction"]):
             return self._place.shard_reader(self.format, native)
-        array, what = self._array("diffraction"), f"{self.path}: frames"
+        # The reader names the chunk, so errors are not told of the array.
+        array = zarr.Array(self._array("diffraction").async_array)
+        what = f"{self.path}: frames"
 
         def read_rows(start: int, stop: int) -> NDArray[Any]:
             return self._place.read_rows(lambda: np.asarray(array[start:stop]), what)
@@ -294,6 +298,19 @@ class ScanStore:
             node for node, entry in self._metadata.items() if entry["node_type"] == "array"
         )
 
+    def differing_nodes(self) -> tuple[str, ...]:
+        """Return the nodes whose own ``zarr.json`` is not what the root says of them.
+
+        The root is what this package reads; a reader that opens one array of a store reads that
+        array's own.
+
+        Raises
+        ------
+        StorageError, DamagedStoreError
+            If a listed file cannot be read.
+        """
+        return differing_nodes(self._metadata, self._files, self._place.read)
+
     def amplitude(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Return amplitudes of frames in the order asked.
 
@@ -370,14 +387,10 @@ class ScanStore:
         return node in self._metadata
 
     def _array(self, node: str) -> zarr.Array[Any]:
-        array = self._group[node]
-        if not isinstance(array, zarr.Array):
-            raise SchemaError(f"{self.path}: {node!r} is a group; expected an array")
-        return array
+        return checked_array(self._group, node, self.path)
 
     def _read(self, node: str) -> NDArray[Any]:
-        with read_errors(f"{self.path}: array {node!r}"):
-            values = np.asarray(self._array(node)[...])
+        values = np.asarray(self._array(node)[...])
         values.flags.writeable = False
         return values
 

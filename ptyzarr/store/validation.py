@@ -20,7 +20,8 @@ from ptyzarr.store.forms import (
     as_text,
     expect,
 )
-from ptyzarr.store.schema import ATTRIBUTE, SCHEMA_VERSION
+from ptyzarr.store.memberforms import check_contents, check_members
+from ptyzarr.store.schema import ATTRIBUTE, EXTRA, SCHEMA_VERSION
 
 _LAYOUTS = ("hilbert", "acquisition")
 _QUANTITIES = ("counts", "amplitude")
@@ -87,8 +88,9 @@ def _check_attributes(attributes: Mapping[str, Any], nodes: Mapping[str, Any]) -
     for key, value in as_mapping("physics", attributes.get("physics")).items():
         is_number = type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
         expect(is_number, f"physics.{key}", value, "a finite number")
-    for node, digest in as_mapping("contents", attributes.get("contents")).items():
-        _check_array_name("a key of contents", node, nodes)
+    contents = as_mapping("contents", attributes.get("contents"))
+    check_contents(contents, nodes)
+    for node, digest in contents.items():
         as_digest(f"contents.{node}", digest)
     _check_source(as_mapping("source", attributes.get("source")), n_frames, nodes)
 
@@ -111,14 +113,26 @@ def _check_source(source: Mapping[str, Any], n_frames: int, nodes: Mapping[str, 
     _check_choice("source.axes", source.get("axes"), _AXES)
     _check_choice("source.quantity", source.get("quantity"), _QUANTITIES)
     _check_dtype("source.frame_dtype", source.get("frame_dtype"))
-    if source.get("trailing") is not None:
-        _check_array_name("source.trailing", source["trailing"], nodes)
-    for member in as_list("source.members", source.get("members")):
-        _check_member(as_mapping("an entry of source.members", member))
+    expect("trailing" in source, "source.trailing", None, "the path of an array or null")
+    _check_trailing(source, n_frames, nodes)
     if source.get("incomplete") is not None:
         _check_incomplete(as_mapping("source.incomplete", source["incomplete"]), n_frames)
     for step in as_list("source.transforms", source.get("transforms", [])):
         _check_step(as_mapping("an entry of source.transforms", step))
+    check_members(source, nodes)
+
+
+def _check_trailing(source: Mapping[str, Any], n_frames: int, nodes: Mapping[str, Any]) -> None:
+    """Check the frames beyond the last position: an export writes them behind the others."""
+    trailing, surplus = source["trailing"], source["n_frames"] - n_frames
+    if trailing is None:
+        expect(surplus == 0, "source.n_frames", source["n_frames"], f"{n_frames}, as stored")
+        return
+    _check_array_name("source.trailing", trailing, nodes)
+    expect(trailing.startswith(f"{EXTRA}/"), "source.trailing", trailing, "an array of 'extra'")
+    shape = [surplus, *nodes["diffraction"]["shape"][1:]]
+    found = nodes[trailing]["shape"]
+    expect(found == shape, f"the shape of {trailing!r}", found, f"{shape}, as source.n_frames says")
 
 
 def _check_dtype(name: str, value: object) -> None:
@@ -127,18 +141,6 @@ def _check_dtype(name: str, value: object) -> None:
     except (TypeError, ValueError, SyntaxError):
         is_number = False
     expect(is_number, name, value, "the name of a real data type")
-
-
-def _check_member(member: Mapping[str, Any]) -> None:
-    for name in ("name", "node", "header"):
-        as_text(f"{name} of a member", member.get(name))
-    is_latin = max(member["header"], default="") < "\u0100"
-    expect(is_latin, "header of a member", member["header"], "latin-1 text")
-    as_integer("size of a member", member.get("size"))
-    for name, most in (("crc32", 2**32 - 1), ("column", 1)):
-        expect(name in member, f"{name} of a member", None, "an integer or null")
-        if member[name] is not None:
-            as_integer(f"{name} of a member", member[name], 0, most)
 
 
 def _check_incomplete(incomplete: Mapping[str, Any], n_frames: int) -> None:

@@ -52,6 +52,18 @@ def test_a_pattern_that_matches_nothing_is_refused(tmp_path):
         find_sources([f"{tmp_path}/*.npz"])
 
 
+@pytest.mark.parametrize("pattern", ["d[1]/*.npz", "d[1]/a*[2].npz", "d[1]/gone*.npz"])
+def test_a_bracket_that_a_name_has_is_explained(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    Path("d[1]").mkdir()
+    Path("d[1]/a[2].npz").touch()
+    escaped = pattern.replace("[", "[[]")
+    with pytest.raises(ScanNotFoundError) as caught:
+        find_sources([pattern])
+    assert repr(escaped) in str(caught.value)
+    assert find_sources(["d[[]1]/*.npz"]) == ["d[1]/a[2].npz"]
+
+
 def test_equal_stems_are_refused():
     with pytest.raises(ScanExistsError, match=r"x/a\.npz and y/a\.npz would both become"):
         pair_stores(["x/a.npz", "b.npz", "y/a.npz"], "stores/")

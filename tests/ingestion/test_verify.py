@@ -174,7 +174,6 @@ def test_first_differences_are_named_and_the_rest_counted(rich_store, tmp_path):
     [
         pytest.param({"frames_digest": "0" * 64}, "differ from their digest", id="frames"),
         pytest.param({"digest": "0" * 64}, "digest of the scan", id="scan"),
-        pytest.param({"contents": {}}, "digest of the scan", id="no contents"),
     ],
 )
 def test_wrong_digest_is_found_though_all_files_agree(tmp_path, monkeypatch, change, match):

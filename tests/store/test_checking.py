@@ -46,6 +46,11 @@ def get_many(store: CheckingStore, key: str) -> Any:
     return asyncio.run(collect())[0]
 
 
+def test_range_beyond_the_end_is_refused_before_it_is_allocated(checking):
+    with pytest.raises(DamagedStoreError, match="up to byte 4611686018427387904; expected 10"):
+        asyncio.run(checking.get("good", PROTOTYPE, RangeByteRequest(2, 2**62)))
+
+
 DOORS = [get, get_partial, get_many]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,14 +33,25 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def forged(original: Path, tmp_path: Path) -> Callable[[Change], Path]:
-    """`forged(change)`: a copy whose root is changed and digested anew."""
+def forged(original: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`forged(change)`: a copy whose root is changed and digested anew.
 
-    def forge(change: Change) -> Path:
+    With ``beside=True`` the documents of the nodes become what the root then says of them.
+    """
+
+    def forge(change: Change, *, beside: bool = False) -> Path:
         root = tmp_path / "scan.zarr"
         shutil.copytree(original, root)
         document = json.loads((root / ROOT_KEY).read_bytes())
-        change(document["attributes"]["ptyzarr"], document["consolidated_metadata"]["metadata"])
+        nodes = document["consolidated_metadata"]["metadata"]
+        change(document["attributes"]["ptyzarr"], nodes)
+        for node in nodes if beside else ():
+            raw = json.dumps(nodes[node]).encode()
+            (root / node / ROOT_KEY).write_bytes(raw)
+            document["attributes"]["ptyzarr"]["manifest"]["files"][f"{node}/{ROOT_KEY}"] = {
+                "size": len(raw),
+                "sha256": hashlib.sha256(raw).hexdigest(),
+            }
         (root / ROOT_KEY).write_bytes(digested(document))
         return root
 
@@ -48,7 +60,11 @@ def forged(original: Path, tmp_path: Path) -> Callable[[Change], Path]:
 
 def digested(document: Any) -> bytes:
     document["attributes"]["ptyzarr"]["manifest"]["root_sha256"] = "0" * 64
-    blank = json.dumps(document, indent=1).encode()
+    return sealed(json.dumps(document, indent=1).encode())
+
+
+def sealed(blank: bytes) -> bytes:
+    """Return the bytes of a root whose digest is zeros, with the right one."""
     digest = hashlib.sha256(blank).hexdigest()
     return blank.replace(b'"root_sha256": "' + b"0" * 64, f'"root_sha256": "{digest}'.encode())
 
@@ -89,6 +105,30 @@ def rename(old: str, new: str) -> Change:
     return lambda attributes, nodes: nodes.__setitem__(new, nodes.pop(old))
 
 
+def reverse(node: str) -> Change:
+    return lambda attributes, nodes: nodes[node]["codecs"].reverse()
+
+
+def repeat(node: str, number: int) -> Change:
+    return lambda attributes, nodes: nodes[node]["codecs"].append(nodes[node]["codecs"][number])
+
+
+def stretch(node: str) -> Change:
+    def change(attributes: Any, nodes: Any) -> None:
+        nodes[node]["chunk_grid"]["configuration"]["chunk_shape"][0] *= 2
+
+    return change
+
+
+def lose_member(attributes: Any, nodes: Any) -> None:
+    attributes["source"]["members"].pop()
+
+
+def repeat_member(attributes: Any, nodes: Any) -> None:
+    members = attributes["source"]["members"]
+    members.append(members[-1])
+
+
 INNER = "nodes.diffraction.codecs.0.configuration"
 GRID = "chunk_grid.configuration.chunk_shape"
 CHANGES = [
@@ -98,7 +138,7 @@ CHANGES = [
     pytest.param(put("nodes.diffraction.shape", [40, 16, 15]), "(n, N, N)", id="oblong frames"),
     pytest.param(put("nodes.diffraction.shape", [0, 16, 16]), "(n, N, N)", id="no frames"),
     pytest.param(put("nodes.frame_index.shape", [10**12]), "chunk files", id="long index"),
-    pytest.param(put("nodes.frame_index.shape", [39]), "40 rows", id="short index"),
+    pytest.param(put("nodes.frame_index.shape", [39]), "at most (39,)", id="short index"),
     pytest.param(lengthen, "hold so much", id="all arrays 3e7 long"),
     pytest.param(put(f"nodes.positions.{GRID}", [0, 2]), "1 or more", id="chunk of nothing"),
     pytest.param(put(f"nodes.diffraction.{GRID}", [0, 16, 16]), "1 or more", id="empty shard"),
@@ -106,9 +146,26 @@ CHANGES = [
     pytest.param(put(f"{INNER}.chunk_shape", [0, 16, 16]), "1 or more", id="chunk of 0 frames"),
     pytest.param(put(f"{INNER}.chunk_shape", [5, 16, 16]), "whole chunks", id="odd chunk"),
     pytest.param(put(f"{INNER}.codecs", []), "codec", id="no codecs in shards"),
+    pytest.param(put(f"{INNER}.index_codecs", [{"name": "bytes"}]), "crc32c", id="index unchecked"),
+    pytest.param(
+        put(f"{INNER}.index_codecs.0.configuration.endian", "big"),
+        "little",
+        id="index turned round",
+    ),
+    pytest.param(reverse("extra/table"), "blosc, crc32c, in this order", id="codecs reversed"),
+    pytest.param(repeat("extra/table", 1), "in this order", id="blosc twice"),
+    pytest.param(repeat("extra/table", 2), "in this order", id="crc32c twice"),
+    pytest.param(put("nodes.extra/note.codecs.1.name", "a\nb"), "'a\\nb'", id="codec of two lines"),
+    pytest.param(put("nodes.extra/note.codecs.1.configuration.clevel", 77), "clevel", id="level"),
+    pytest.param(
+        put("nodes.extra/table.codecs.0.configuration.endian", "big"), "little", id="endian"
+    ),
+    pytest.param(put("nodes.extra/table.storage_transformers", [{}]), "none", id="transformers"),
+    pytest.param(put("nodes.extra/table.dimension_names", ["x"]), "2 names", id="dimension names"),
+    pytest.param(stretch("extra/note"), "at most (", id="chunk longer than the array"),
     pytest.param(put("nodes.diffraction.codecs", [{"name": []}]), "text", id="codec of no name"),
     pytest.param(put("nodes.diffraction.data_type", "object"), "data type", id="dtype"),
-    pytest.param(put("nodes.diffraction.data_type", "float64"), "uint8", id="float counts"),
+    pytest.param(put("nodes.diffraction.data_type", "int8"), "uint8", id="signed counts"),
     pytest.param(put("nodes.frame_hash.data_type", "int8"), "uint64", id="dtype of hashes"),
     pytest.param(put("nodes.diffraction.attributes.max_nonzero", -1), "0 to 256", id="negative"),
     pytest.param(put("nodes.diffraction.attributes.max_nonzero", 10**18), "0 to 256", id="huge"),
@@ -132,6 +189,23 @@ CHANGES = [
     pytest.param(put("source.members", [3]), "a mapping", id="member"),
     pytest.param(put("source.members.0.header", "\u0100"), "latin-1", id="header"),
     pytest.param(put("source.members.0.crc32", -1), "0 to 4294967295", id="crc32"),
+    pytest.param(put("source.members", []), "a member for every array", id="no members"),
+    pytest.param(lose_member, "a member for every array", id="a member less"),
+    pytest.param(repeat_member, "array that has", id="a member twice"),
+    pytest.param(put("source.members.1.node", "x"), "positions", id="node of no name"),
+    pytest.param(put("source.members.1.node", ""), "positions", id="empty node"),
+    pytest.param(put("source.members.1.node", "a\nb"), "'a\\nb'", id="node of two lines"),
+    pytest.param(put("source.members.1.node", "extra/note"), "note", id="node of another"),
+    pytest.param(put("source.members.1.column", 1), "0)", id="column of another"),
+    pytest.param(put("source.members.1.column", None), "0)", id="no column"),
+    pytest.param(put("source.members.1.name", "../../../etc/passwd"), "passwd", id="name above"),
+    pytest.param(put("source.members.1.name", "a\0b"), "NUL", id="NUL in a name"),
+    pytest.param(put("source.members.1.name", ""), "member ''", id="empty name"),
+    pytest.param(put("source.members.1.header", ""), "npy", id="field without header"),
+    pytest.param(put("source.members.1.crc32", None), "integer", id="no checksum"),
+    pytest.param(drop("contents.extra/note"), "digest of every array", id="array without digest"),
+    pytest.param(put("source.n_frames", 2**40), "40, as stored", id="frames beyond the last"),
+    pytest.param(put("source.trailing", "extra/note"), "n_frames", id="trailing of one dimension"),
     pytest.param(put("source.trailing", "nowhere"), "path of an array", id="trailing"),
     pytest.param(put("source.incomplete", "x"), "a mapping", id="incomplete"),
     pytest.param(put("source.incomplete", {"kept": 40}), "a mapping", id="nothing found"),
@@ -198,6 +272,23 @@ def test_json_that_cannot_be_read_is_refused(raw):
         parse_root(raw, "root")
 
 
+def test_key_that_a_mapping_has_twice_is_refused(original):
+    raw = (original / ROOT_KEY).read_bytes()
+    blank = re.sub(rb'"root_sha256": "[0-9a-f]+', b'"root_sha256": "' + b"0" * 64, raw)
+    twice = blank.replace(b'"layout": "hilbert"', b'"layout": "acquisition", "layout": "hilbert"')
+    with pytest.raises(SchemaError, match=r"the key 'layout' twice; expected .* each key once"):
+        parse_root(sealed(twice), "root")
+    with pytest.raises(DamagedStoreError, match="its own digest"):
+        parse_root(sealed(twice).replace(b"hilbert", b"hilbart"), "root")
+
+
+def test_byte_order_mark_is_refused(original):
+    raw = (original / ROOT_KEY).read_bytes()
+    blank = re.sub(rb'"root_sha256": "[0-9a-f]+', b'"root_sha256": "' + b"0" * 64, raw)
+    with pytest.raises(SchemaError, match="a byte order mark; expected JSON"):
+        parse_root(sealed(b"\xef\xbb\xbf" + blank), "root")
+
+
 @pytest.mark.parametrize("key", ["../two", "/etc/passwd"])
 def test_key_outside_the_store_is_named_whatever_the_digest(original, key):
     document = json.loads((original / ROOT_KEY).read_bytes())
@@ -218,9 +309,29 @@ def test_older_store_without_later_fields_opens(forged):
         del nodes["diffraction"]["attributes"]["max_nonzero"]
         del nodes["diffraction"]["attributes"]["max_wide"]
 
-    path = forged(age)
+    path = forged(age, beside=True)
     assert open_store(path).pixel_limits is None
     assert verify(path).n_frames == 40
+
+
+def test_metadata_of_a_node_that_the_root_does_not_repeat_is_found_by_verify(forged):
+    def change(attributes: Any, nodes: Any) -> None:
+        nodes["extra/table"]["attributes"] = {"unit": "m"}
+
+    path = forged(change)
+    assert open_store(path).array("extra/table").attrs["unit"] == "m"
+    with pytest.raises(VerificationError, match=r"extra/table/zarr\.json and the consolidated"):
+        verify(path)
+
+
+def test_what_zarr_cannot_decode_is_one_error_of_ours(forged):
+    def change(attributes: Any, nodes: Any) -> None:
+        nodes["extra/table"]["data_type"] = "complex128"
+        nodes["extra/table"]["fill_value"] = [0, 0]
+
+    array = open_store(forged(change)).array("extra/table")
+    with pytest.raises(DamagedStoreError, match=r"'extra/table' cannot be decoded .* expected"):
+        array[0]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
