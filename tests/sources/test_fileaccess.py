@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from ptyzarr.errors import ScanNotFoundError, SourceError, StorageError
+from ptyzarr.errors import ConfigError, ScanNotFoundError, SourceError, StorageError
 from ptyzarr.sources import open_source
 from ptyzarr.sources.fileaccess import SourceFile
 
@@ -95,8 +95,8 @@ def test_path_through_a_file_is_not_found(tmp_path):
         open_source(tmp_path / "scan.npz" / "inner.npz")
 
 
-def test_path_with_a_nul_is_not_found(tmp_path):
-    with pytest.raises(ScanNotFoundError):
+def test_path_with_a_nul_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="NUL"):
         open_source(f"{tmp_path}/a\0b.npz")
 
 

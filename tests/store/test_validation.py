@@ -324,13 +324,13 @@ def test_metadata_of_a_node_that_the_root_does_not_repeat_is_found_by_verify(for
         verify(path)
 
 
-def test_what_zarr_cannot_decode_is_one_error_of_ours(forged):
+def test_an_array_that_says_another_dtype_is_one_error_of_ours(forged):
     def change(attributes: Any, nodes: Any) -> None:
         nodes["extra/table"]["data_type"] = "complex128"
         nodes["extra/table"]["fill_value"] = [0, 0]
 
     array = open_store(forged(change)).array("extra/table")
-    with pytest.raises(DamagedStoreError, match=r"'extra/table' cannot be decoded .* expected"):
+    with pytest.raises(DamagedStoreError, match=r"'extra/table.* expected"):
         array[0]
 
 
