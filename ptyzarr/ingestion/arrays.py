@@ -13,6 +13,7 @@ from ptyzarr._version import __version__
 from ptyzarr.ingestion.plan import Plan
 from ptyzarr.ingestion.records import FrameRecords, mask_record
 from ptyzarr.ingestion.staging import Staging
+from ptyzarr.memory import return_freed
 from ptyzarr.scan import Scan
 from ptyzarr.sources import node_names
 from ptyzarr.store import (
@@ -58,6 +59,7 @@ def write_arrays(
         writer.stream_array(
             "object_guess", reader.shape, reader.dtype, blocks, chunk_bytes=_OBJECT_BYTES
         )
+        return_freed()  # what zarr's threads leave of every chunk adds up
     writer.write_array("probe_guess", scan.probe_guess)
     _write_per_frame(writer, scan, plan, records)
     if scan.bad_pixels is not None:
