@@ -142,9 +142,9 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
             fault = size_fault(found, entry["size"])
             if fault is not None:
                 raise self._damage(key, fault)
-            if isinstance(byte_range, RangeByteRequest) and byte_range.end > entry["size"]:
-                # Such a request may come of a forged index, and memory is allocated for all of it.
-                raise self._damage(key, f"is asked for up to byte {byte_range.end}")
+            if isinstance(byte_range, RangeByteRequest):
+                # It may come of a forged index, and memory is allocated for all that is asked for.
+                byte_range = _within(byte_range, entry["size"])
         value = await super().get(key, prototype, byte_range)
         if value is None and entry is not None:
             raise self._damage(key, "disappeared")
@@ -192,6 +192,12 @@ class CheckingStore(ListedKeys, WrapperStore[LocalStore]):
 def reaches_end(byte_range: ByteRequest | None) -> bool:
     """Return whether a request takes the last bytes of a file, as reading a shard's index does."""
     return byte_range is None or isinstance(byte_range, SuffixByteRequest)
+
+
+def _within(byte_range: RangeByteRequest, size: int) -> RangeByteRequest:
+    """Return the part of a range that lies in a file."""
+    start = min(byte_range.start, size)
+    return RangeByteRequest(start, max(start, min(byte_range.end, size)))
 
 
 @contextlib.contextmanager
