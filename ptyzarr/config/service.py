@@ -37,14 +37,18 @@ class ServiceConfig:
     n_threads: int | None = option(
         None, "threads that decode and draw (default: the cores at hand)"
     )
-    max_requests: int = option(256, "requests answered at once; more are asked to come again")
-    max_connections: int = option(512, "connections open at once")
+    max_requests: int = option(256, "requests computed or read at once; more wait")
+    max_connections: int = option(4096, "connections open at once, and requests that wait")
     max_request_size: str | int = option("1MiB", "largest body of a request")
     max_batch_frames: int = option(4096, "most indices in a batch")
     max_batch_size: str | int = option("64MiB", "largest batch, decoded")
     max_table_size: str | int = option("1GiB", "most memory that one group table may take")
+    max_answers_size: str | int = option(
+        "512MiB", "computed answers on their way to clients; beyond it who takes nothing is cut off"
+    )
     cache_size: str | int = option("64MiB", "memory for tables and pictures that are kept")
     timeout_s: float = option(60.0, "seconds that an answer may take to compute")
+    queue_timeout_s: float = option(60.0, "seconds that a request waits for others at most")
     client_timeout_s: float = option(
         30.0, "seconds to wait for a client that neither sends nor takes anything"
     )
@@ -65,9 +69,10 @@ class ServiceConfig:
         check_int(self, "n_threads", 1, optional=True)
         for name in ("max_requests", "max_connections", "max_batch_frames"):
             check_int(self, name, 1)
-        for name in ("max_request_size", "max_batch_size", "max_table_size", "cache_size"):
+        sizes = ("max_request_size", "max_batch_size", "max_table_size", "max_answers_size")
+        for name in (*sizes, "cache_size"):
             parse_size(getattr(self, name))
-        for name in ("timeout_s", "client_timeout_s", "shutdown_timeout_s"):
+        for name in ("timeout_s", "queue_timeout_s", "client_timeout_s", "shutdown_timeout_s"):
             check_seconds(self, name)
         self._check_key()
 
