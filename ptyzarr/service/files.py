@@ -272,6 +272,7 @@ class _FileResponse(Response):
             more = scope["method"] != "HEAD" and self._place < self._stop
             first, self._first = self._first, b""
             await send({"type": "http.response.body", "body": first, "more_body": more})
+            del first  # it would stay as long as the client takes for the rest
             if more:
                 await self._send_rest(receive, send)
         finally:
@@ -286,6 +287,7 @@ class _FileResponse(Response):
                 piece = await self._workers.file(self._read)
                 more = self._place < self._stop
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
+                del piece
 
     def _read(self) -> bytes:
         # Many who take nothing hold many pieces.
