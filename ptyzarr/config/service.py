@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 
 from ptyzarr.config.options import (
     check_bools,
@@ -14,6 +15,9 @@ from ptyzarr.config.options import (
     parse_size,
 )
 from ptyzarr.errors import ConfigError
+
+#: As browsers name them: a scheme and a host, perhaps a port, and nothing after it.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9_.-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,7 @@ class ServiceConfig:
         check_bools(self, "no_key")
         for name in ("cors_origins", "allowed_hosts"):
             check_texts(self, name)
+        self._check_origins()
         check_int(self, "port", 0)
         if self.port > 65535:
             raise ConfigError(f"port is {self.port}; expected 0 to 65535")
@@ -75,6 +80,14 @@ class ServiceConfig:
         for name in ("timeout_s", "queue_timeout_s", "client_timeout_s", "shutdown_timeout_s"):
             check_seconds(self, name)
         self._check_key()
+
+    def _check_origins(self) -> None:
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ConfigError(
+                    f"cors_origins has {origin!r}, which is no origin; expected scheme and host, "
+                    "in lower case, and no path, e.g. https://lab.example or http://localhost:8080"
+                )
 
     def _check_key(self) -> None:
         if self.no_key and self.key_file is not None:

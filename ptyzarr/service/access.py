@@ -11,6 +11,7 @@ import socket
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -32,6 +33,7 @@ SECURITY_HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 _KEY_BYTES: Final = 24
+_URL: Final = re.compile(rb"https?://([^/]*)", re.IGNORECASE)
 _HIDDEN: Final = re.compile(rb"%(2e|2f|5c|00)", re.IGNORECASE)
 
 
@@ -116,7 +118,7 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
-        if scope["type"] == "http" and not self._is_ours(Headers(scope=scope).get("host", "")):
+        if scope["type"] == "http" and not self._is_ours(_named_host(scope)):
             answer = problem(
                 400, "host",
                 "the Host header names another service; expected an address or name of this one; "
@@ -134,6 +136,20 @@ class HostCheck:
             return False
         name = _plain_name(name)
         return name in self._names or "*" in self._names or _is_address(name)
+
+
+def _named_host(scope: Scope) -> str:
+    """Return by which name the service is called.
+
+    A target that is a whole URL, as clients send it to proxies, goes before the header; only its
+    path is left in the scope.
+    """
+    match = _URL.match(scope.get("raw_path") or b"")
+    if match is None:
+        return Headers(scope=scope).get("host", "")
+    scope["raw_path"] = scope["raw_path"][match.end() :] or b"/"
+    scope["path"] = unquote(scope["raw_path"].decode("ascii"))
+    return match.group(1).decode("ascii")
 
 
 def _plain_name(name: str) -> str:
