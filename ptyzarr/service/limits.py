@@ -63,7 +63,9 @@ class Limits:
         client = _Client(scope, receive, send, self._config.client_timeout_s, place, self._held)
         if not await self._has_come(client, scope, receive, send):
             return
-        if scope["path"] not in self._open and not await self._wait_for(place):
+        is_open = scope["path"] in self._open
+        if not is_open and (not await self._wait_for(place) or client.is_gone):
+            place.leave()
             self._name_route(scope)
             message = "too many requests are being answered; ask again in a second"
             await problem(503, "busy", message, {"Retry-After": "1"})(scope, receive, client.send)
@@ -209,6 +211,12 @@ class _Client:
         self._held_answers = held_answers
         self._held: _Held | None = None
         self._body: Message | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client hung up."""
+        is_gone: Any = self._scope.get("state", {}).get("is_gone")
+        return is_gone is not None and bool(is_gone())
 
     async def read_body(self, most: int) -> None:
         """Wait for the whole body, which must come within the time."""

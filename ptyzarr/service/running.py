@@ -305,8 +305,10 @@ class _BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Each request gets a copy of this, and with it the means to cut off who takes nothing.
-        self.app_state = {**self.app_state, "abort": transport.abort}
+        # Each request gets a copy of this, and with it the means to cut off who takes nothing, and
+        # to see who hung up while the request waited.
+        means = {"abort": transport.abort, "is_gone": transport.is_closing}
+        self.app_state = {**self.app_state, **means}
         if len(self.connections) > self.max_connections:
             self._refuse(503, "busy", "too many connections are open; try again later")
         else:
