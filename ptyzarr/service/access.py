@@ -1,8 +1,7 @@
-"""Who may ask, by which name, and how much at once: the layers around every route."""
+"""Who may ask, and by which name: the layers around every route."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -11,12 +10,13 @@ import secrets
 import socket
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ptyzarr.config import ServiceConfig, parse_size
+from ptyzarr.config import ServiceConfig
 from ptyzarr.errors import ConfigError, StorageError
 from ptyzarr.service.answers import problem
 
@@ -33,6 +33,7 @@ SECURITY_HEADERS: Final = {
     "X-Frame-Options": "DENY",
 }
 _KEY_BYTES: Final = 24
+_URL: Final = re.compile(rb"https?://([^/]*)", re.IGNORECASE)
 _HIDDEN: Final = re.compile(rb"%(2e|2f|5c|00)", re.IGNORECASE)
 
 
@@ -117,7 +118,7 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
-        if scope["type"] == "http" and not self._is_ours(Headers(scope=scope).get("host", "")):
+        if scope["type"] == "http" and not self._is_ours(_named_host(scope)):
             answer = problem(
                 400, "host",
                 "the Host header names another service; expected an address or name of this one; "
@@ -135,6 +136,20 @@ class HostCheck:
             return False
         name = _plain_name(name)
         return name in self._names or "*" in self._names or _is_address(name)
+
+
+def _named_host(scope: Scope) -> str:
+    """Return by which name the service is called.
+
+    A target that is a whole URL, as clients send it to proxies, goes before the header; only its
+    path is left in the scope.
+    """
+    match = _URL.match(scope.get("raw_path") or b"")
+    if match is None:
+        return Headers(scope=scope).get("host", "")
+    scope["raw_path"] = scope["raw_path"][match.end() :] or b"/"
+    scope["path"] = unquote(scope["raw_path"].decode("ascii"))
+    return match.group(1).decode("ascii")
 
 
 def _plain_name(name: str) -> str:
@@ -186,113 +201,3 @@ class PlainPaths:
             await problem(404, "not_found", message)(scope, receive, send)
             return
         await self._app(scope, receive, send)
-
-
-class Limits:
-    """Bounds what is asked at once, how much is sent, and how long a client may take for it."""
-
-    def __init__(self, app: ASGIApp, config: ServiceConfig, open_paths: Collection[str]) -> None:
-        self._app = app
-        self._max_requests = config.max_requests
-        self._max_body = parse_size(config.max_request_size)
-        self._timeout_s = config.client_timeout_s
-        self._open = frozenset(open_paths)
-        self._running = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        if self._running >= self._max_requests and scope["path"] not in self._open:
-            message = f"{self._running} requests are being answered; ask again in a second"
-            answer = problem(503, "busy", message, {"Retry-After": "1"})
-            await answer(scope, receive, send)
-            return
-        self._running += 1
-        try:
-            await self._run(scope, receive, send)
-        finally:
-            self._running -= 1
-
-    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = _Client(scope, receive, send, self._timeout_s, self._max_body)
-        declared = Headers(scope=scope).get("content-length", "0")
-        if declared.isascii() and declared.isdigit() and int(declared) > self._max_body:
-            await client.refuse()
-            return
-        try:
-            await self._app(scope, client.receive, client.send)
-        except _TooLargeError:
-            if not client.has_answer:
-                await client.refuse()
-        except _SlowClientError:
-            if not client.has_answer:
-                answer = problem(
-                    408, "timeout",
-                    f"the request did not arrive within {self._timeout_s:g} s; send it again",
-                    {"Connection": "close"},
-                )  # fmt: skip
-                await answer(scope, receive, send)
-
-
-class _TooLargeError(Exception):
-    """A body has more bytes than a request may have."""
-
-
-class _SlowClientError(Exception):
-    """A client sends or takes nothing for too long."""
-
-
-class _Client:
-    """The other end of one request, with patience and appetite bounded."""
-
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, timeout_s: float, max_body: int
-    ) -> None:
-        self._scope, self._receive, self._send = scope, receive, send
-        self._timeout_s, self._max_body = timeout_s, max_body
-        self._n_received = 0
-        self._has_body = False
-        self._deadline = asyncio.get_running_loop().time() + timeout_s
-        self.has_answer = False
-
-    async def receive(self) -> Message:
-        """Return what the client sends; the whole of its body must come within the time."""
-        if self._has_body:
-            # Only that it hangs up can come now, and that may take as long as the answer.
-            return await self._receive()
-        try:
-            async with asyncio.timeout_at(self._deadline):
-                message = await self._receive()
-        except TimeoutError as error:
-            raise _SlowClientError from error
-        self._n_received += len(message.get("body", b""))
-        self._has_body = not message.get("more_body", False)
-        if self._n_received > self._max_body:
-            raise _TooLargeError
-        return message
-
-    async def send(self, message: Message) -> None:
-        """Send; who takes nothing for too long is cut off."""
-        self.has_answer = True
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._send(message)
-        except TimeoutError as error:
-            self._abort()
-            raise _SlowClientError from error
-
-    async def refuse(self) -> None:
-        """Say that the body is too large."""
-        answer = problem(
-            413, "too_large",
-            f"the request has more than {self._max_body} bytes; send less",
-            {"Connection": "close"},
-        )  # fmt: skip
-        await answer(self._scope, self._receive, self._send)
-
-    def _abort(self) -> None:
-        abort: Any = self._scope.get("state", {}).get("abort")
-        if abort is not None:
-            abort()

@@ -21,13 +21,13 @@ from ptyzarr.service.access import (
     HostCheck,
     KeyCheck,
     Keys,
-    Limits,
     PlainPaths,
     SecureHeaders,
 )
 from ptyzarr.service.answers import error_answer, problem
 from ptyzarr.service.catalogue import Catalogue
 from ptyzarr.service.endpoints import Endpoints
+from ptyzarr.service.limits import Limits
 from ptyzarr.service.metrics import Counted, Metrics
 from ptyzarr.service.openapi import describe
 from ptyzarr.service.routes import Endpoint, endpoints
@@ -63,6 +63,7 @@ def create_app(
     table = endpoints(calls)
     calls.description = describe(table)
     open_paths = _open_paths(table, calls)
+    routes = [Route(entry.path, entry.handler, methods=[entry.method]) for entry in table]
     layers = [
         Middleware(Counted, metrics, {entry.handler: entry.path for entry in table}),
         Middleware(SecureHeaders),
@@ -70,7 +71,7 @@ def create_app(
         *_cors(config),
         Middleware(KeyCheck, Keys(keys), open_paths),
         Middleware(PlainPaths),
-        Middleware(Limits, config, open_paths),
+        Middleware(Limits, config, open_paths, routes),
     ]
 
     async def on_error(request: Request, error: Exception) -> Response:
@@ -78,7 +79,7 @@ def create_app(
         return error_answer(error, catalogue.root)
 
     app = Starlette(
-        routes=[Route(entry.path, entry.handler, methods=[entry.method]) for entry in table],
+        routes=routes,
         middleware=layers,
         exception_handlers={
             PtyzarrError: on_error,

@@ -16,12 +16,15 @@ from starlette.types import Receive, Scope, Send
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, StorageError
 from ptyzarr.service.answers import REVALIDATE, Refusal, matches, until_gone
 from ptyzarr.service.catalogue import Catalogue, Published
+from ptyzarr.service.limits import LEAVE
 from ptyzarr.service.work import Workers
 from ptyzarr.store import ROOT_KEY, size_fault
 
 #: Files named by content never change under their key as long as the root stays.
 IMMUTABLE: Final = "private, max-age=604800, immutable"
 _PIECE_BYTES: Final = 512 * 1024
+_LEAST_PIECE_BYTES: Final = 64 * 1024
+_PIECES_BYTES: Final = 128 * 1024**2  # of all files on their way, about
 _TRIES: Final = 5
 _JSON: Final = "application/json"
 _BYTES: Final = "application/octet-stream"
@@ -255,6 +258,9 @@ class _FileResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the file, close it whatever happens."""
+        # However long the client takes, there is one piece in memory and nothing to compute.
+        scope.get("state", {}).pop(LEAVE, lambda: None)()
+        self._workers.n_sending += 1
         try:
             await send(
                 {
@@ -266,20 +272,28 @@ class _FileResponse(Response):
             more = scope["method"] != "HEAD" and self._place < self._stop
             first, self._first = self._first, b""
             await send({"type": "http.response.body", "body": first, "more_body": more})
+            del first  # it would stay as long as the client takes for the rest
             if more:
                 await self._send_rest(receive, send)
         finally:
+            self._workers.n_sending -= 1
             self._file.close()
 
     async def _send_rest(self, receive: Receive, send: Send) -> None:
         async with until_gone(receive) as is_gone:
             while self._place < self._stop and not is_gone():
+                # Nothing is read for who has not taken the piece before.
+                await send({"type": "http.response.body", "body": b"", "more_body": True})
                 piece = await self._workers.file(self._read)
                 more = self._place < self._stop
                 await send({"type": "http.response.body", "body": piece, "more_body": more})
+                del piece
 
     def _read(self) -> bytes:
-        piece = self._file.read(self._place, min(self._stop, self._place + _PIECE_BYTES))
+        # Many who take nothing hold many pieces.
+        share = _PIECES_BYTES // max(1, self._workers.n_sending)
+        most = min(_PIECE_BYTES, max(_LEAST_PIECE_BYTES, share))
+        piece = self._file.read(self._place, min(self._stop, self._place + most))
         if not piece:
             # Where the length was promised already, a broken connection tells the client.
             raise StorageError("a file was cut while it was being sent; ask again")

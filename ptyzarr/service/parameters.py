@@ -49,12 +49,12 @@ _LIMITS: Final = (
     Parameter(name="vmin", kind="number", help="value of the lowest colour"),
     Parameter(name="vmax", kind="number", help="value of the highest colour"),
     Parameter(
-        name="pmin", kind="number", help="percentile of the lowest colour, if there is no vmin",
-        default=0.0, minimum=0, maximum=100,
+        name="pmin", kind="number", help="percentile of the lowest colour, instead of vmin",
+        default=0.0, minimum=0, maximum=100, instead_of="vmin",
     ),
     Parameter(
-        name="pmax", kind="number", help="percentile of the highest colour, if there is no vmax",
-        default=100.0, minimum=0, maximum=100,
+        name="pmax", kind="number", help="percentile of the highest colour, instead of vmax",
+        default=100.0, minimum=0, maximum=100, instead_of="vmax",
     ),
 )  # fmt: skip
 

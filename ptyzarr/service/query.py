@@ -31,6 +31,8 @@ class Parameter:
         Limits, inclusive.
     choices
         Values of a string.
+    instead_of
+        Name of a parameter that cannot be given as well.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Parameter:
     minimum: float | None = None
     maximum: float | None = None
     choices: Sequence[str] = ()
+    instead_of: str | None = None
 
     def read(self, text: str) -> Any:
         """Return the value that a text stands for; raises `Refusal`."""
@@ -79,7 +82,8 @@ def read_query(request: Request, parameters: Sequence[Parameter]) -> dict[str, A
     Raises
     ------
     Refusal
-        If one is unknown, given twice or has a value that it cannot have.
+        If one is unknown, given twice, given with one that excludes it, or has a value that it
+        cannot have.
     """
     given = request.query_params.multi_items()
     known = {parameter.name for parameter in parameters}
@@ -94,6 +98,12 @@ def read_query(request: Request, parameters: Sequence[Parameter]) -> dict[str, A
         if names.count(name) > 1:
             raise Refusal(400, "request", f"{name} is given twice; expected it once")
     texts: Mapping[str, str] = dict(given)
+    for parameter in parameters:
+        if parameter.name in texts and parameter.instead_of in texts:
+            raise Refusal(
+                400, "request",
+                f"{parameter.instead_of} and {parameter.name} exclude each other; expected one",
+            )  # fmt: skip
     return {
         parameter.name: parameter.read(texts[parameter.name])
         if parameter.name in texts

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import signal
 import socket
 import threading
@@ -26,6 +27,9 @@ from ptyzarr.service.access import new_key, read_keys
 from ptyzarr.service.app import create_app
 
 _START_S: Final = 30.0
+#: A connection takes one file handle, and one more while a file is sent over it.
+_FILES_PER_CONNECTION: Final = 2
+_OTHER_FILES: Final = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +80,9 @@ def serve(
     StorageError
         If the key file cannot be read.
     """
-    service = _Service(root, config or ServiceConfig())
+    config = config or ServiceConfig()
+    _allow_files(_FILES_PER_CONNECTION * config.max_connections + _OTHER_FILES)
+    service = _Service(root, config)
     with service.listening() as (listener, address):
         service.run(listener, lambda: on_start(address) if on_start else None)
     return service.is_at_rest
@@ -195,6 +201,24 @@ def _server_config(app: Starlette, config: ServiceConfig) -> uvicorn.Config:
     )
 
 
+def _allow_files(wanted: int) -> None:
+    """Let this process open that many files, or as many as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _connections_at_hand() -> int:
+    """Return for how many connections this process has file handles."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return 2**31
+    return max(16, (soft - _OTHER_FILES) // _FILES_PER_CONNECTION)
+
+
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends small packets at once only where the protocol is named; otherwise each answer
@@ -266,7 +290,7 @@ def _protocol_class(config: ServiceConfig) -> type[H11Protocol]:
     """Return a protocol whose connections are bounded in number and in patience."""
 
     class BoundedProtocol(_BoundedProtocol):
-        max_connections = config.max_connections
+        max_connections = min(config.max_connections, _connections_at_hand())
         timeout_s = config.client_timeout_s
 
     return BoundedProtocol
@@ -281,8 +305,10 @@ class _BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # Each request gets a copy of this, and with it the means to cut off who takes nothing.
-        self.app_state = {**self.app_state, "abort": transport.abort}
+        # Each request gets a copy of this, and with it the means to cut off who takes nothing, and
+        # to see who hung up while the request waited.
+        means = {"abort": transport.abort, "is_gone": transport.is_closing}
+        self.app_state = {**self.app_state, **means}
         if len(self.connections) > self.max_connections:
             self._refuse(503, "busy", "too many connections are open; try again later")
         else:

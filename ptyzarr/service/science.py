@@ -42,10 +42,14 @@ def group_config(query: dict[str, Any], n_frames: int, config: ServiceConfig) ->
     ConfigError
         If the options contradict each other.
     """
+    n_samples = query["n_samples"]
+    if query["gridsize"] == 1 and n_samples is not None:
+        # Groups of one frame are capped there, with a warning, which is no matter for our log.
+        n_samples = min(n_samples, n_frames)
     grouping = GroupingConfig(
         gridsize=query["gridsize"],
         n_neighbors=query["n_neighbors"],
-        n_samples=query["n_samples"],
+        n_samples=n_samples,
         seed=query["seed"],
     )
     n_groups = min(n_frames, n_frames if grouping.n_samples is None else grouping.n_samples)

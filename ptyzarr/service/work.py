@@ -27,6 +27,11 @@ class Workers:
     ----------
     config
         Its threads, time and memory.
+
+    Attributes
+    ----------
+    n_sending
+        Files that are being sent.
     """
 
     def __init__(self, config: ServiceConfig) -> None:
@@ -38,6 +43,7 @@ class Workers:
         self._long = CapacityLimiter(max(1, n_threads // 2))
         self._kept = _Kept(parse_size(config.cache_size))
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
+        self.n_sending = 0
 
     @property
     def n_busy(self) -> int:

@@ -170,6 +170,33 @@ def test_the_service_answers_to_its_own_names_only(
         assert client.ask("/v1/scans", Host=host).json["code"] == "host"
 
 
+@pytest.mark.parametrize(
+    "origin",
+    ["*", "https://lab.example", "http://localhost:8080", "http://[::1]:3000", "http://10.0.0.7"],
+)
+def test_origins_are_named_as_browsers_do(origin: str) -> None:
+    assert ServiceConfig(cors_origins=(origin,)).cors_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        pytest.param("http://localhost/v1/scans", 200, id="ours"),
+        pytest.param("HTTP://127.0.0.1:8000/v1/scans?limit=1", 200, id="address and query"),
+        pytest.param("http://localhost", 200, id="no path"),
+        pytest.param("http://evil.example/v1/scans", 400, id="foreign"),
+        pytest.param("http://user@localhost/v1/scans", 400, id="user"),
+        pytest.param("http://localhost/v1/%2e%2e/v1/scans", 404, id="hidden dots"),
+        pytest.param("ftp://localhost/v1/scans", 404, id="other scheme"),
+    ],
+)
+def test_a_whole_url_as_target_is_taken_if_it_is_ours(
+    client: Client, target: str, status: int
+) -> None:
+    assert client.ask(target, Host="localhost").status == status
+    assert client.ask(target, Host="localhost", key=None).status in (401, 400) or "v1" not in target
+
+
 def test_pages_of_other_sites_may_not_ask(client: Client) -> None:
     answer = client.ask("/v1/scans", Origin="https://lab.example")
     assert "access-control-allow-origin" not in answer.headers
@@ -242,6 +269,10 @@ def test_an_address_that_is_taken_is_refused(root: Path) -> None:
         pytest.param({"port": 65536}, id="port"),
         pytest.param({"port": -1}, id="negative port"),
         pytest.param({"cors_origins": "https://lab.example"}, id="origins as one text"),
+        pytest.param({"cors_origins": ("x y",)}, id="no origin"),
+        pytest.param({"cors_origins": ("lab.example",)}, id="origin without scheme"),
+        pytest.param({"cors_origins": ("https://lab.example/",)}, id="origin with path"),
+        pytest.param({"cors_origins": ("https://Lab.example",)}, id="origin in capitals"),
         pytest.param({"allowed_hosts": ("",)}, id="empty name"),
         pytest.param({"timeout_s": 0}, id="no time"),
         pytest.param({"timeout_s": float("nan")}, id="no number"),

@@ -79,7 +79,8 @@ def test_scales_limits_colours_and_sizes_change_the_picture(client: Client) -> N
     [
         "scale=square", "cmap=viridis", "vmin=x", "vmin=nan", "vmax=inf", "vmin=1_0", "vmax=1e999",
         "vmin=5&vmax=5", "vmin=5&vmax=4", "vmin=0&vmax=4", "vmax=-1", "pmin=-1", "pmax=101",
-        "pmin=60&pmax=40", "size=0", "size=2049", "size=1e2", "color=gray",
+        "pmin=60&pmax=40", "vmin=1&pmin=0", "vmin=1&pmax=99&vmax=5",
+        "size=0", "size=2049", "size=1e2", "color=gray",
     ],
 )  # fmt: skip
 def test_a_picture_that_cannot_be_is_refused(client: Client, query: str) -> None:

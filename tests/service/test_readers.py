@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import synthetic
 import zarr
+from service import load
 from service.webclient import Client
 
 from ptyzarr.config import GroupingConfig, LoaderConfig
@@ -230,6 +231,20 @@ def test_zarrita_reads_arrays_and_parts_of_shards(
     found = node(url, served.key, {name: [name, None] for name in names})
     for name in names:
         np.testing.assert_array_equal(as_array(found[name]), local[name][...])
+
+
+def test_zarrita_reads_a_whole_array_of_many_chunks_which_it_asks_for_at_once(
+    node: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptyzarr.ingestion.plan.choose_sizes", lambda *_: Sizes(1, 256, 16))
+    source = synthetic.make_npz(tmp_path / "a.npz", n_frames=700, N=8)
+    store = ingest(source, tmp_path / "served" / "a.zarr")
+    assert store.array("diffraction").chunks == (1, 8, 8)
+    expected = store.array("diffraction")[...]
+    with load.served(tmp_path / "served") as (url, key):
+        found = node(f"{url}/v1/scans/a/zarr", key, {"all": ["diffraction", None]})
+    np.testing.assert_array_equal(as_array(found["all"]), expected)
+    store.close()
 
 
 def as_array(found: dict[str, Any]) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import synthetic
-from service.webclient import Answer, Client
+from service.webclient import Answer, Client, connect, head
 
 from ptyzarr.config import ServiceConfig
 from ptyzarr.ingestion import ingest
@@ -69,21 +69,6 @@ class Asking(threading.Thread):
         self.join(30)
         assert self.answer is not None
         return self.answer
-
-
-def connect(client: Client, receive_bytes: int | None = None) -> socket.socket:
-    host, port = client.address.split(":")
-    connection = socket.socket()
-    if receive_bytes is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.settimeout(30)
-    connection.connect((host, int(port)))
-    return connection
-
-
-def head(client: Client, path: str, method: str = "GET", more: str = "") -> bytes:
-    key = f"Authorization: Bearer {client.key}\r\n"
-    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{key}{more}\r\n".encode()
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -209,10 +194,10 @@ def is_connected_to(candidate: socket.socket, address: object) -> bool:
         return False
 
 
-def test_more_requests_than_allowed_are_asked_to_come_again(
+def test_a_request_beyond_the_limit_is_told_to_come_again_after_some_time(
     root: Path, start: Callable[..., Client], gate: Gate
 ) -> None:
-    client = start(root, max_requests=1)
+    client = start(root, max_requests=1, queue_timeout_s=0.1)
     first = Asking(client, FRAME)
     assert gate.entered.wait(30)
     refused = client.ask("/v1/scans")
@@ -221,7 +206,21 @@ def test_more_requests_than_allowed_are_asked_to_come_again(
     assert client.ask("/healthz").status == 200
     gate.opened.set()
     assert first.result().status == 200
-    assert client.ask("/v1/scans").status == 200
+    counted = 'route="/v1/scans",method="GET",status="503"'
+    assert f"ptyzarr_requests_total{{{counted}}} 1\n" in client.ask("/metrics").body.decode()
+
+
+def test_a_request_beyond_the_limit_waits_for_those_before_it(
+    root: Path, start: Callable[..., Client], gate: Gate
+) -> None:
+    client = start(root, max_requests=1)
+    asked = [Asking(client, FRAME)]
+    assert gate.entered.wait(30)
+    asked += [
+        Asking(client, path) for path in (FRAME, "/v1/scans", "/v1/scans/first/zarr/zarr.json")
+    ]
+    gate.opened.set()
+    assert [asking.result().status for asking in asked] == [200] * 4
 
 
 def test_more_connections_than_allowed_are_refused(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 import threading
 from collections.abc import Callable
@@ -69,6 +70,15 @@ def test_groups_are_the_canonical_ones(
     found = client.ask(f"{SCAN}/groups{query}").npy
     assert found.dtype == expected.dtype
     np.testing.assert_array_equal(found, expected)
+
+
+def test_more_groups_of_one_frame_than_positions_are_no_matter_for_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = client.ask(f"{SCAN}/groups?gridsize=1&n_samples=1000").npy
+    np.testing.assert_array_equal(found, client.ask(f"{SCAN}/groups?gridsize=1").npy)
+    assert caplog.records == []
 
 
 def test_groups_of_a_position_are_those_drawn_for_it(client: Client, store: ScanStore) -> None:

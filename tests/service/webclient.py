@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -61,3 +62,18 @@ class Client:
             return Answer(response.status, found, response.read())
         finally:
             connection.close()
+
+
+def connect(client: Client, receive_bytes: int | None = None) -> socket.socket:
+    host, port = client.address.split(":")
+    connection = socket.socket()
+    if receive_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.settimeout(30)
+    connection.connect((host, int(port)))
+    return connection
+
+
+def head(client: Client, path: str, method: str = "GET", more: str = "") -> bytes:
+    key = f"Authorization: Bearer {client.key}\r\n"
+    return f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n{key}{more}\r\n".encode()

@@ -19,6 +19,7 @@ class Page {
     () => this.#hideLoss(),
   );
   #address = new Address((state, faults) => {
+    byId("large").close(); // its picture is of the place before
     this.#tellFaults(state, faults);
     this.#show(state);
   });

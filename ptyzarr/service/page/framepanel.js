@@ -5,12 +5,16 @@ import { byId, number } from "./format.js";
 import { Latest, PERCENTILES, Shown, enlarge, pictureQuery, showLegend } from "./pictures.js";
 import { Readout } from "./readout.js";
 
+/** No picture. */
+const NOTHING = { palette: null, low: null, high: null };
+
 export class FramePanel {
   #service;
   #onOptions;
   #shown = new Shown(byId("frame-image"));
-  #limits = { low: null, high: null };
+  #limits = NOTHING;
   #asked = null;
+  #state = null;
   #latest;
   #readout;
   #scan = null;
@@ -20,8 +24,8 @@ export class FramePanel {
     this.#service = service;
     this.#onOptions = onOptions;
     this.#latest = new Latest((error) => {
-      this.#asked = null;
-      this.#shown.clear();
+      this.#empty();
+      byId("frame-error").textContent = "The picture could not be fetched.";
       onFailure(error, byId("frame-error"));
     });
     this.#readout = new Readout(service, { onFailure });
@@ -38,6 +42,7 @@ export class FramePanel {
 
   /** Shows the frame of a state; `scan` has what is known of the scan. */
   show(state, scan) {
+    this.#state = state;
     this.#fill(state, scan);
     this.#readout.show(state, scan);
     const what = state.show === "mean" ? "/mean.png" : `/frames/${state.frame}.png`;
@@ -54,8 +59,15 @@ export class FramePanel {
   clear() {
     this.#latest.cancel();
     this.#readout.clear();
+    this.#empty();
+  }
+
+  #empty() {
     this.#asked = null;
+    this.#limits = NOTHING;
     this.#shown.clear();
+    delete this.#shown.image.dataset.shows;
+    showLegend("frame", NOTHING, "");
   }
 
   async #load(path, state, scan, signal) {
@@ -94,9 +106,29 @@ export class FramePanel {
   }
 
   #changeLimits() {
-    const read = (id) => (byId(id).value.trim() === "" ? null : byId(id).valueAsNumber);
-    this.#onOptions({ low: read("low"), high: read("high") });
+    const [low, high] = ["low", "high"].map((id) => (byId(id).value === "" ? null : byId(id).valueAsNumber));
+    const fault = ["low", "high"].some((id) => byId(id).validity.badInput)
+      ? "A limit has to be a number, or empty"
+      : limitsFault(this.#state, low, high);
+    if (fault) {
+      // What was typed stays: the other limit may follow.
+      byId("frame-error").textContent = `${fault}; the picture stays as it was.`;
+      return;
+    }
+    if (this.#asked) byId("frame-error").textContent = "";
+    if (low !== this.#state.low || high !== this.#state.high) this.#onOptions({ low, high });
   }
+}
+
+/** What is wrong with limits that the user gave; "" if nothing is. */
+function limitsFault({ range, scale }, low, high) {
+  const given = [low, high].filter((value) => value !== null);
+  if (range === "percentiles") {
+    if (given.some((value) => value < 0 || value > 100)) return "Percentiles go from 0 to 100";
+    return (low ?? 0) < (high ?? 100) ? "" : "The lower percentile has to be below the upper one";
+  }
+  if (scale === "log" && given.some((value) => value <= 0)) return "On a logarithmic scale limits are above 0";
+  return given.length < 2 || low < high ? "" : "The lower limit has to be below the upper one";
 }
 
 function unitOf(scan) {

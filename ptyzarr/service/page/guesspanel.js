@@ -80,6 +80,7 @@ export class GuessPanel {
       const figure = this.#figures[`${what}-${part}`];
       empty(figure);
       figure.root.hidden = !array && part === "phase";
+      figure.button.hidden = figure.legend.hidden = !array;
     }
     if (!array) {
       this.#figures[`${what}-amplitude`].caption.textContent = `This scan has no ${what} guess.`;
@@ -116,7 +117,7 @@ export class GuessPanel {
     const root = element("figure", { className: "picture" }, caption, button, error, legend);
     button.addEventListener("click", () => enlarge(image, name));
     this.#figures[`${what}-${part}`] = {
-      root, image, scale, low, high, caption, error, legend, name, shown: new Shown(image),
+      root, button, image, scale, low, high, caption, error, legend, name, shown: new Shown(image),
     };
     byId("guesses").append(root);
   }

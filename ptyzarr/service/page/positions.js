@@ -11,10 +11,11 @@ export class Positions {
     this.bounds = boundsOf(values);
     const width = this.bounds.x1 - this.bounds.x0;
     const height = this.bounds.y1 - this.bounds.y0;
-    const longest = Math.max(width, height, Number.MIN_VALUE);
+    const longest = Math.max(width, height);
     // The positions of a line scan have no area, but they have a spacing.
     const area = Math.max(width * height, (longest * longest) / this.n);
-    this.spacing = this.n > 1 ? Math.sqrt(area / this.n) : 1;
+    // One position, or many in one place, have none.
+    this.spacing = Math.sqrt(area / this.n) || 1;
     this.#fillCells(width, height);
   }
 
@@ -89,7 +90,7 @@ export class Positions {
   /** Sorts the indices by the cell of a coarse grid that they lie in. */
   #fillCells(width, height) {
     this.size = Math.max(
-      this.spacing * Math.sqrt(PER_CELL), width / MAX_CELLS, height / MAX_CELLS, Number.MIN_VALUE,
+      this.spacing * Math.sqrt(PER_CELL), width / MAX_CELLS, height / MAX_CELLS,
     );
     this.columns = Math.floor(width / this.size) + 1;
     this.rows = Math.floor(height / this.size) + 1;

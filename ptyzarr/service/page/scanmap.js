@@ -42,7 +42,7 @@ export class ScanMap {
     canvas.addEventListener("pointerdown", (event) => this.#press(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#release(event));
-    canvas.addEventListener("pointercancel", () => (this.#drag = null));
+    canvas.addEventListener("pointercancel", () => this.#endDrag());
     canvas.addEventListener("pointerleave", () => this.#forgetPointer());
     canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     canvas.addEventListener("keydown", (event) => this.#keys(event));
@@ -112,7 +112,7 @@ export class ScanMap {
 
   /** Shows a part, as `[x, y, half extent]` in object pixels; null shows all. */
   setZoom(zoom) {
-    this.#zoom = zoom;
+    this.#keepZoom(zoom);
     this.#point();
     this.redraw();
   }
@@ -166,8 +166,14 @@ export class ScanMap {
     this.onPoint(-1);
   }
 
-  #changeZoom(zoom) {
+  /** A finger scrolls the page over a map that shows all, and moves one that is zoomed. */
+  #keepZoom(zoom) {
     this.#zoom = zoom;
+    this.#canvas.classList.toggle("zoomed", zoom !== null);
+  }
+
+  #changeZoom(zoom) {
+    this.#keepZoom(zoom);
     this.#point();
     this.redraw();
     this.onZoom(zoom);
@@ -243,10 +249,15 @@ export class ScanMap {
     this.#changeZoom([x - dx / scale, y - dy / scale, half]);
   }
 
-  #release(event) {
+  #endDrag() {
     const drag = this.#drag;
     this.#drag = null;
     this.#canvas.classList.remove("dragged");
+    return drag;
+  }
+
+  #release(event) {
+    const drag = this.#endDrag();
     if (!drag || drag.moved || !this.#positions) return;
     const index = this.#positions.nearest(...this.#toObject(event));
     if (index >= 0) this.onChoose(index, false);
