@@ -22,11 +22,11 @@ from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.runner import ingest_to_folder, open_scan, store_difference
 from ptyzarr.ingestion.staging import storage_errors
 from ptyzarr.ingestion.targets import check_target
-from ptyzarr.ingestion.upload import CLAIM_KEY, check_conditions, upload
+from ptyzarr.ingestion.upload import check_conditions, release_claim, upload
 from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
 from ptyzarr.scan import Scan
-from ptyzarr.store import RemoteAccess, RemoteFolder, ScanStore, is_url, remote_access
+from ptyzarr.store import ROOT_KEY, RemoteAccess, RemoteFolder, ScanStore, is_url, remote_access
 
 
 def ingest(
@@ -119,6 +119,7 @@ def _ingest_to_bucket(
         check_conditions(folder)
         local = staging_folder(folder.url, config)
         scan = open_scan(source, local, config)
+        seen = _root(folder)
         existing = _existing_store(scan, folder, config, access)
         if existing is None:
             # What an earlier call left here is ours alone, of whatever source.
@@ -136,6 +137,7 @@ def _ingest_to_bucket(
                 overwrite=config.overwrite,
                 name=os.path.basename(source),
                 progress=progress,
+                is_published=lambda: _was_published(scan, folder, config, access, seen),
                 landing=landing,
             )
         else:
@@ -191,7 +193,7 @@ def _existing_store(
     if difference is None:
         sizes = folder.list()
         if all(sizes.get(key) == entry["size"] for key, entry in store.files.items()):
-            folder.delete([CLAIM_KEY])  # left by a call that was killed right after publishing
+            release_claim(folder)  # left by a call that was killed right after publishing
             return store
         difference = "with files that are missing or cut"
     if config.overwrite:
@@ -200,3 +202,41 @@ def _existing_store(
         f"{folder.url} holds a store {difference}; expected nothing there, or this source's; "
         "choose another destination, or replace it with --overwrite"
     )
+
+
+def _root(folder: RemoteFolder) -> bytes | None:
+    found = folder.read(ROOT_KEY)
+    return None if found is None else bytes(found.body)
+
+
+def _was_published(
+    scan: Scan,
+    folder: RemoteFolder,
+    config: IngestConfig,
+    access: RemoteAccess,
+    seen: bytes | None,
+) -> bool:
+    """Return whether this source's store was published since `seen` was the root document.
+
+    Raises
+    ------
+    ScanExistsError
+        If another store was: ``overwrite`` is leave to replace what was there when the call
+        began, not what nobody had seen then.
+    """
+    if _root(folder) in (None, seen):
+        return False
+    try:
+        store = _existing_store(scan, folder, dataclasses.replace(config, overwrite=False), access)
+    except ScanExistsError as error:
+        if not config.overwrite:
+            raise
+        raise ScanExistsError(
+            f"{folder.url} was published by another upload while this one was prepared; expected "
+            "what was there when the call began; look at it, and run the same command again to "
+            "replace it"
+        ) from error
+    if store is None:
+        return False
+    store.close()
+    return True

@@ -196,6 +196,15 @@ class RemoteFolder:
 
         return self._retry(self.url, once) or {}
 
+    def names(self) -> Sequence[str]:
+        """Return the keys of the files that are in no folder below this one; S3 only."""
+
+        def once() -> Sequence[str]:
+            found = self._obstore.list_with_delimiter(self._reading)
+            return [entry["path"] for entry in found["objects"]]
+
+        return self._retry(self.url, once) or []
+
     def folders(self, prefix: str) -> Sequence[str]:
         """Return the paths right below `prefix` that are folders; S3 only."""
 
