@@ -14,6 +14,7 @@ began is there by then, and the files of that store are never touched.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,11 +24,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ptyzarr.errors import DamagedStoreError, PtyzarrError, ScanExistsError, StorageError
+from ptyzarr.errors import (
+    DamagedStoreError,
+    PtyzarrError,
+    ScanExistsError,
+    ScanNotFoundError,
+    StorageError,
+)
 from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.progress import Progress
-from ptyzarr.store import ROOT_KEY, RemoteFolder, file_digest, parse_root
+from ptyzarr.store import ROOT_KEY, NoConditionsError, RemoteFolder, file_digest, parse_root
 
 CLAIM_KEY = ".ptyzarr-upload"
 _PROBE = ".ptyzarr-probe-"
@@ -46,13 +53,18 @@ def check_conditions(folder: RemoteFolder) -> None:
     StorageError
         If it does, or cannot be written.
     """
-    # Another call that begins at this moment may take our probe for one that was left.
-    if not any(_is_honoured(folder) for _ in range(_PROBES)):
-        raise StorageError(
-            f"{folder.url}: the server does not honour 'create only if absent'; expected the "
-            "second of two creations to fail, or a store could be published over another; use a "
-            "server that does (docs/remote.md)"
-        )
+    try:
+        # Another call that begins at this moment may take our probe for one that was left.
+        if any(_is_honoured(folder) for _ in range(_PROBES)):
+            return
+        refusal: NoConditionsError | None = None
+    except NoConditionsError as error:
+        refusal = error
+    raise StorageError(
+        f"{folder.url}: the server does not honour 'create only if absent'; expected the second of "
+        "two creations to fail, or a store could be published over another; use a server that does "
+        "(docs/remote.md)"
+    ) from refusal
 
 
 def _is_honoured(folder: RemoteFolder) -> bool:
@@ -63,7 +75,8 @@ def _is_honoured(folder: RemoteFolder) -> bool:
         is_overwritten = folder.create(probe, b"second")
         found = folder.read(probe)
     finally:
-        folder.delete([probe])
+        with contextlib.suppress(ScanNotFoundError):  # without a bucket there is nothing to remove
+            folder.delete([probe])
     folder.delete([name for name in folder.names() if name.startswith(_PROBE)])
     return not is_overwritten and found is not None and bytes(found.body) == b"first"
 

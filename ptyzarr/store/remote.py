@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ptyzarr.errors import DeviceError, PtyzarrError, StorageError
+from ptyzarr.errors import (
+    ConfigError,
+    DamagedStoreError,
+    DeviceError,
+    PtyzarrError,
+    ScanNotFoundError,
+    StorageError,
+)
 from ptyzarr.store.access import RemoteAccess, check_url
+from ptyzarr.store.failures import (
+    CutAnswer,
+    describe_failure,
+    first_line,
+    is_of_ranges,
+    server_words,
+    status_of,
+)
 
 T = TypeVar("T")
 
@@ -35,11 +49,15 @@ _PART_PATIENCE = 12  # an upload's part may take so many times as long as a stal
 _CONNECT_S = 5.0
 _LONGEST = timedelta(hours=1)
 _BUSY = (429, 503)
-_WORTH_ANOTHER_TRY = (408, 425, 429)
+_WORTH_ANOTHER_TRY = (408, 416, 425, 429)  # 416: of a file that has such a part
 
 
 class NoRangesError(StorageError):
     """The server answers a request for a part of a file with the whole of it."""
+
+
+class NoConditionsError(StorageError):
+    """The server does not know how to write a file only if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +147,7 @@ class RemoteFolder:
             try:
                 result = self._obstore.get(self._reading, key, options=options)
             except self._obstore.exceptions.GenericError as error:
-                version = self.look(key) if _is_of_ranges(error) else None
+                version = self.look(key) if is_of_ranges(error) else None
                 if version is None or stop is None or version.size >= stop:
                     raise
                 return Answer(memoryview(b""), version)
@@ -139,7 +157,7 @@ class RemoteFolder:
                 return Answer(memoryview(b""), version)
             expected = version.size if stop is None else stop - start
             if len(body) != expected:
-                raise _CutAnswer(len(body), expected)
+                raise CutAnswer(len(body), expected)
             return Answer(body, version)
 
         return self._retry(f"{self.url}/{key}", once)
@@ -181,7 +199,8 @@ class RemoteFolder:
                     done += len(block)
                     yield block
                 break  # whole, or shorter than it should be
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error)
                 break
             except self._errors as error:
                 failures = 1 if done > began else failures + 1
@@ -222,6 +241,13 @@ class RemoteFolder:
         """Write a file if there is none; return whether it was written.
 
         After a lost answer the file may be there from an earlier attempt of this call: compare.
+
+        Raises
+        ------
+        NoConditionsError
+            If the server says that it cannot do that.
+        StorageError
+            If it cannot be reached or refuses.
         """
         return self._put(key, content, None, "create")
 
@@ -250,6 +276,12 @@ class RemoteFolder:
                     f"{self.url}/{key} cannot be written: there is no such bucket; expected "
                     "one; make it first"
                 ) from error
+            except self._obstore.exceptions.GenericError as error:
+                if mode == "create" and status_of(error) == 501:
+                    raise NoConditionsError(
+                        f"{self.url}/{key}: the server cannot create a file only if there is none"
+                    ) from error
+                raise
             return True
 
         return bool(self._retry(f"{self.url}/{key}", once))
@@ -278,7 +310,7 @@ class RemoteFolder:
 
     @property
     def _errors(self) -> tuple[type[Exception], ...]:
-        return (self._obstore.exceptions.BaseError, _CutAnswer)
+        return (self._obstore.exceptions.BaseError, CutAnswer)
 
     def _retry(self, what: str, once: Callable[[], T]) -> T | None:
         """Return what `once` does, tried again where that may help; None if there is no file."""
@@ -287,16 +319,31 @@ class RemoteFolder:
         while True:
             try:
                 return once()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error)
                 return None
             except self._errors as error:
                 failures += 1
                 self._give_up_or_wait(what, error, failures)
 
+    def pause(self, failures: int, *, is_busy: bool = False) -> None:
+        """Wait before a request is made again; longer after more failures."""
+        first = _BUSY_PAUSE_S if is_busy else _FIRST_PAUSE_S
+        longest = min(first * 2 ** (failures - 1), _LONGEST_PAUSE_S)
+        time.sleep(random.uniform(longest / 2, longest))
+
+    def _check_bucket(self, error: Exception) -> None:
+        """Raise if it is not a file that is missing, but the bucket."""
+        if self.is_s3 and server_words(error)[0] == "NoSuchBucket":
+            raise ScanNotFoundError(
+                f"{self.url}: there is no bucket {urlsplit(self.url).netloc!r}; expected one; "
+                "check its name and AWS_* in the environment"
+            ) from error
+
     def _give_up_or_wait(self, what: str, error: Exception, failures: int) -> None:
         """Raise what a failed request means, or pause before the next one."""
         known = self._obstore.exceptions
-        status = _status(error)
+        status = status_of(error)
         refusals = (known.UnauthenticatedError, known.PermissionDeniedError)
         if isinstance(error, refusals) or status in (401, 403):
             raise self._refusal(what, status or 403) from error
@@ -304,17 +351,22 @@ class RemoteFolder:
             raise NoRangesError(
                 f"{what}: the server ignores ranges; expected parts of files; stage the store first"
             ) from error
+        self._check_bucket(error)
+        if not self.is_s3 and server_words(error)[0] == DamagedStoreError.code:
+            raise DamagedStoreError(
+                f"{what}: the server says that its store is damaged: {server_words(error)[1]} "
+                "(there, not here)"
+            ) from error
         reason = describe_failure(error, self.access.timeout_s)
-        if status is not None and status < 500 and status not in _WORTH_ANOTHER_TRY:
+        is_final = status == 501 or (status or 500) < 500
+        if is_final and status not in _WORTH_ANOTHER_TRY:
             raise StorageError(f"{what}: {reason}; expected the file; check the URL") from error
         if failures >= self.access.attempts:
             raise StorageError(
                 f"{what}: {reason} (attempt {failures} of {self.access.attempts}); expected the "
                 "file; check the network and the server, then try again"
             ) from error
-        first = _BUSY_PAUSE_S if status in _BUSY else _FIRST_PAUSE_S
-        longest = min(first * 2 ** (failures - 1), _LONGEST_PAUSE_S)
-        time.sleep(random.uniform(longest / 2, longest))
+        self.pause(failures, is_busy=status in _BUSY)
 
     def _refusal(self, what: str, status: int) -> PtyzarrError:
         if self.is_s3:
@@ -356,18 +408,16 @@ class RemoteFolder:
                 parts.netloc, prefix=unquote(parts.path).strip("/") or None,
                 client_options=client, retry_config=retry,
             )  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.url} is no URL of a folder: {first_line(error)}; expected names and single "
+                "slashes; check it"
+            ) from error
         except self._obstore.exceptions.BaseError as error:
             raise StorageError(
-                f"{self.url} cannot be reached: {_first_line(error)}; check AWS_* in the "
+                f"{self.url} cannot be reached: {first_line(error)}; check AWS_* in the "
                 "environment (docs/remote.md)"
             ) from error
-
-
-class _CutAnswer(Exception):
-    """An answer with another number of bytes than it announced or was asked for."""
-
-    def __init__(self, found: int, expected: int) -> None:
-        super().__init__(f"the answer has {found} bytes instead of {expected}")
 
 
 def check_process() -> None:
@@ -393,46 +443,11 @@ def _first_process() -> int:
     return os.getpid()
 
 
-def describe_failure(error: Exception, timeout_s: float) -> str:
-    """Return in a few words why a request failed."""
-    text = str(error)
-    status = re.search(r"status code: (\d{3}[ A-Za-z-]*)", text)
-    if status:
-        return f"the server answered {status[1].strip()}"
-    if isinstance(error, _CutAnswer):
-        return text
-    for pattern, reason in (
-        (r"kind: Timeout|TimedOut", f"no byte came for {timeout_s:g} s"),
-        (r"dns error", "the name of the host is not known"),
-        (r"kind: Connect|tcp connect error", "no connection could be made"),
-        (r"IncompleteBody|UnexpectedEof", "the answer was cut"),
-        (r"IncompleteMessage|ConnectionReset", "the connection was closed before the answer"),
-    ):
-        if re.search(pattern, text):
-            return reason
-    return _first_line(error)
-
-
-def _is_of_ranges(error: Exception) -> bool:
-    """Return whether a server could not give the part of a file that was asked for."""
-    text = str(error)
-    return "UnexpectedRange" in text or "InvalidRangeRequest" in text or _status(error) == 416
-
-
 def _is_plain(url: str) -> bool:
     """Return whether requests for a URL are not encrypted."""
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     addresses = [url] if url.lower().startswith("http") else [os.environ.get(n, "") for n in names]
     return any(address.lower().startswith("http:") for address in addresses)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _status(error: Exception) -> int | None:
-    found = re.search(r"status code: (\d{3})", str(error))
-    return int(found[1]) if found else None
 
 
 def _version(result: Any) -> Version:

@@ -388,16 +388,18 @@ def test_a_server_that_overwrites_what_should_be_created_is_refused(
     assert folder.list() == {}
 
 
-def test_a_server_that_ignores_the_condition_is_refused_in_one_line(
+@pytest.mark.parametrize("refuses", [False, True], ids=["ignored", "501"])
+def test_a_server_without_the_condition_is_refused_in_one_line(
     source: Path,
     url: str,
     config: IngestConfig,
     folder: RemoteFolder,
     monkeypatch: pytest.MonkeyPatch,
     s3_address: str,
+    refuses: bool,
 ) -> None:
     assert folder.list() == {}  # its client is of the server behind
-    with serve_careless_s3(s3_address) as careless:
+    with serve_careless_s3(s3_address, refuses=refuses) as careless:
         monkeypatch.setenv("AWS_ENDPOINT_URL", careless)
         with pytest.raises(StorageError, match="does not honour") as caught:
             ingest(source, url, config)
@@ -482,6 +484,19 @@ def test_a_bucket_that_is_not_there_is_told(
 ) -> None:
     with pytest.raises(StorageError, match="no such bucket"):
         ingest(source, f"{bucket}-none/scan.zarr", config)
+
+
+@pytest.mark.parametrize("name", ["runs/scan.zarr", "runs/*.zarr"], ids=["url", "pattern"])
+def test_a_bucket_that_is_not_there_is_named_to_readers(bucket: str, name: str) -> None:
+    url = f"{bucket}-none/{name}"
+    with pytest.raises(ScanNotFoundError, match=r"there is no bucket '[\w-]+-none'"):
+        open_stores(url)
+
+
+@pytest.mark.parametrize("path", ["runs//star.zarr", "runs/../star.zarr", "runs//*.zarr"])
+def test_a_url_with_empty_names_is_no_damage(bucket: str, path: str) -> None:
+    with pytest.raises(ConfigError, match="between its slashes"):
+        open_stores(f"{bucket}/{path}")
 
 
 def test_without_credentials_the_variables_are_named(
