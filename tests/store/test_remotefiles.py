@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -430,3 +433,27 @@ def test_another_codec_is_read_through_zarr(
     folder_server.always[SHARD] = 404
     with pytest.raises(DamagedStoreError, match="is missing"):
         far.amplitude(np.arange(150))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell")
+def test_a_store_that_is_dropped_closes_its_files_in_the_cache(
+    store: ScanStore, folder_server: FolderServer, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+
+    def open_files() -> list[str]:
+        found = []
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed by now
+                found.append(os.readlink(entry))
+        return [name for name in found if name.startswith(str(cache))]
+
+    gc.disable()  # what is in no cycle needs no collection
+    try:
+        far = quick(folder_server, cache=cache)
+        assert np.array_equal(far.amplitude(np.arange(150)), store.amplitude(np.arange(150)))
+        assert open_files()
+        del far
+        assert open_files() == []
+    finally:
+        gc.enable()
