@@ -311,6 +311,7 @@ def test_the_same_store_published_meanwhile_is_success(
     assert CLAIM_KEY not in folder.list()
 
 
+@pytest.mark.parametrize("staging", ["staging", "theirs"], ids=["same-staging", "other-staging"])
 @pytest.mark.parametrize("number", [0, 5], ids=["first-file", "later-file"])
 def test_of_two_uploads_of_one_store_both_succeed(
     source: Path,
@@ -320,6 +321,7 @@ def test_of_two_uploads_of_one_store_both_succeed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     number: int,
+    staging: str,
 ) -> None:
     monkeypatch.setattr("ptyzarr.ingestion.upload._FILES_AT_ONCE", 1)
     put, calls = RemoteFolder.put, iter(range(1000))
@@ -329,12 +331,34 @@ def test_of_two_uploads_of_one_store_both_succeed(
         if next(calls) == number:
             with monkeypatch.context() as patch:
                 patch.setattr(RemoteFolder, "put", put)
-                ingest(source, url, IngestConfig(staging=str(tmp_path / "theirs"))).close()
+                ingest(source, url, IngestConfig(staging=str(tmp_path / staging))).close()
 
     monkeypatch.setattr(RemoteFolder, "put", put_and_be_overtaken)
     assert ingest(source, url, config).n_frames == 60
     verify(url, source)
     assert CLAIM_KEY not in folder.list()
+
+
+def test_a_call_that_is_refused_leaves_the_files_that_another_is_uploading(
+    source: Path,
+    url: str,
+    config: IngestConfig,
+    make_npz: MakeNpz,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = make_npz(tmp_path / "other.npz", n_frames=60, seed=3)
+    put, calls = RemoteFolder.put, iter(range(1000))
+
+    def put_and_be_disturbed(self: RemoteFolder, *args: Any) -> None:
+        if next(calls) == 0:
+            with pytest.raises(ScanExistsError, match="unfinished upload"):
+                ingest(other, url, config)
+        put(self, *args)
+
+    monkeypatch.setattr(RemoteFolder, "put", put_and_be_disturbed)
+    ingest(source, url, config).close()
+    verify(url, source)
 
 
 def test_a_call_that_finds_its_store_leaves_the_claim_of_another(
