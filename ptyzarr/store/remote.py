@@ -10,9 +10,8 @@ import functools
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,11 +34,10 @@ from ptyzarr.store.failures import (
     server_words,
     status_of,
 )
+from ptyzarr.store.versions import DIGEST_ATTRIBUTE, Answer, Version, version_of
 
 T = TypeVar("T")
 
-#: Name under which a file's sha256 travels with it, where the server keeps such names.
-DIGEST_ATTRIBUTE = "ptyzarr-sha256"
 _FIRST_PAUSE_S = 0.1
 _BUSY_PAUSE_S = 0.4  # many readers of one server must not all come back at once
 _LONGEST_PAUSE_S = 5.0
@@ -58,49 +56,6 @@ class NoRangesError(StorageError):
 
 class NoConditionsError(StorageError):
     """The server does not know how to write a file only if there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What a server says a file is.
-
-    Attributes
-    ----------
-    size
-        Bytes of the whole file.
-    e_tag, modified
-        As the server gave them; None if it did not.
-    digest
-        sha256 of the file, where it was uploaded with `DIGEST_ATTRIBUTE`.
-    """
-
-    size: int
-    e_tag: str | None
-    modified: datetime | None
-    digest: str | None
-
-    @property
-    def is_telling(self) -> bool:
-        """Whether two different files would have different versions."""
-        return self.e_tag is not None or self.modified is not None
-
-    def is_of(self, sha256: str) -> bool:
-        """Return whether the server says so: S3 by the attribute, our service by its ETag."""
-        return sha256 in (self.digest, (self.e_tag or "").strip('"'))
-
-    def is_same(self, other: Version) -> bool:
-        """Return whether both are of one file, as far as the server tells."""
-        if self.digest is not None and other.digest is not None:
-            return self.digest == other.digest
-        return (self.size, self.e_tag, self.modified) == (other.size, other.e_tag, other.modified)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Bytes of a file, or of a part of it, and the version of the file they are from."""
-
-    body: memoryview
-    version: Version
 
 
 class RemoteFolder:
@@ -152,7 +107,7 @@ class RemoteFolder:
                     raise
                 return Answer(memoryview(b""), version)
             body = memoryview(result.bytes())
-            version = _version(result)
+            version = version_of(result)
             if stop is not None and version.size < stop:
                 return Answer(memoryview(b""), version)
             expected = version.size if stop is None else stop - start
@@ -166,7 +121,7 @@ class RemoteFolder:
         """Return what the server says about a file without sending it; None if there is none."""
 
         def once() -> Version:
-            return _version(self._obstore.get(self._reading, key, options={"head": True}))
+            return version_of(self._obstore.get(self._reading, key, options={"head": True}))
 
         return self._retry(f"{self.url}/{key}", once)
 
@@ -297,7 +252,7 @@ class RemoteFolder:
             skipped = 0
         except self._obstore.exceptions.NotSupportedError:
             result = self._obstore.get(self._reading, key)
-        version = _version(result)
+        version = version_of(result)
         if first is not None and not first.is_same(version):
             raise StorageError(
                 f"{self.url}/{key} changed while it was read; expected one file; try again"
@@ -448,16 +403,6 @@ def _is_plain(url: str) -> bool:
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     addresses = [url] if url.lower().startswith("http") else [os.environ.get(n, "") for n in names]
     return any(address.lower().startswith("http:") for address in addresses)
-
-
-def _version(result: Any) -> Version:
-    meta: Mapping[str, Any] = result.meta
-    e_tag = meta["e_tag"]
-    digest = result.attributes.get(DIGEST_ATTRIBUTE)
-    modified: datetime | None = meta["last_modified"]
-    if modified is not None and modified.timestamp() == 0:
-        modified = None  # obstore's word for a server that does not tell
-    return Version(int(meta["size"]), e_tag, modified, digest)
 
 
 def _load_obstore() -> Any:

@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, ScanNotFoundError
 from ptyzarr.store.access import RemoteAccess
 from ptyzarr.store.manifest import parse_root
-from ptyzarr.store.remote import Answer, NoRangesError, RemoteFolder, Version
+from ptyzarr.store.remote import NoRangesError, RemoteFolder
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
+from ptyzarr.store.versions import Answer, Version
 
 T = TypeVar("T")
 
