@@ -309,8 +309,7 @@ class RemoteFolder:
         self._check_bucket(error)
         if not self.is_s3 and server_words(error)[0] == DamagedStoreError.code:
             raise DamagedStoreError(
-                f"{what}: the server says that its store is damaged: {server_words(error)[1]} "
-                "(there, not here)"
+                f"{what}: the server says: {server_words(error)[1]} (there, not here)"
             ) from error
         reason = describe_failure(error, self.access.timeout_s)
         is_final = status == 501 or (status or 500) < 500

@@ -23,7 +23,14 @@ from ptyzarr.errors import (
     SchemaError,
     StorageError,
 )
-from ptyzarr.store import ScanStore, open_store, open_stores
+from ptyzarr.store import (
+    RemoteFiles,
+    ScanStore,
+    check_remote_digests,
+    open_store,
+    open_stores,
+    remote_access,
+)
 
 MakeStore = Callable[..., ScanStore]
 SHARD = "scan.zarr/diffraction/c/0/0/0"
@@ -186,9 +193,19 @@ def test_damage_that_the_server_tells_of_is_told_at_once(
     store: ScanStore, folder_server: FolderServer, key: str
 ) -> None:
     folder_server.always[key] = (500, b'{"code": "damaged", "message": "file \'x\' is missing"}')
-    with pytest.raises(DamagedStoreError, match=r"server says .* damaged: file 'x' is missing"):
+    with pytest.raises(DamagedStoreError, match=r"server says: file 'x' is missing"):
         read_all(folder_server)
     assert len(folder_server.requests(key)) == 1
+
+
+def test_what_the_server_tells_of_is_one_of_the_problems_of_a_comparison(
+    store: ScanStore, folder_server: FolderServer
+) -> None:
+    folder_server.always[SHARD] = (500, b'{"code": "damaged", "message": "a file is missing"}')
+    files = RemoteFiles(f"{folder_server.url}/scan.zarr", remote_access())
+    problems = [problem for _, problem in check_remote_digests(files, 2) if problem is not None]
+    assert len(problems) == 1
+    assert "the server says: a file is missing" in problems[0]
 
 
 FLIPPED = [
