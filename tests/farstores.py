@@ -21,7 +21,8 @@ class FolderServer:
     ----------
     faults
         By key (the path below the folder), what the next requests for it meet, one after another:
-        a status code, "stall", "cut", "close", "wrong range", "short", "wrong size", "flip".
+        a status code, a pair of one and a body, "stall", "cut", "close", "wrong range", "short",
+        "wrong size", "flip".
     always
         The same for every request for a key; "*" is every key.
     key
@@ -90,8 +91,12 @@ class _Handler(BaseHTTPRequestHandler):
         if owner.key is not None and self.headers.get("Authorization") != f"Bearer {owner.key}":
             fault = 401
         path = owner.root / key
+        if isinstance(fault, tuple):  # a status and the body that comes with it
+            self._send(fault[0], {}, fault[1] if has_body else b"", len(fault[1]))
+            return
         if isinstance(fault, int) or not path.is_file():
-            self._send(fault if isinstance(fault, int) else 404, {}, b"no" if has_body else b"")
+            said = b"no" if has_body and fault != 204 else b""
+            self._send(fault if isinstance(fault, int) else 404, {}, said)
             return
         if fault == "close":
             self.close_connection = True
@@ -189,6 +194,7 @@ class _Careless(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     behind = ""
+    refuses = False
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -196,6 +202,12 @@ class _Careless(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         headers = {k: v for k, v in self.headers.items() if k.lower() != "if-none-match"}
+        if self.refuses and len(headers) < len(self.headers):
+            self.rfile.read(length)
+            self.send_response(501)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         connection = http.client.HTTPConnection(self.behind.removeprefix("http://"), timeout=30)
         connection.request(self.command, self.path, self.rfile.read(length), headers)
         answer = connection.getresponse()
@@ -214,9 +226,9 @@ class _Careless(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve_careless_s3(behind: str) -> Iterator[str]:
-    """Run an S3 server that takes every creation, whatever `If-None-Match` says."""
-    handler = type("Handler", (_Careless,), {"behind": behind})
+def serve_careless_s3(behind: str, *, refuses: bool = False) -> Iterator[str]:
+    """Run an S3 server that takes every creation, or none, whatever `If-None-Match` says."""
+    handler = type("Handler", (_Careless,), {"behind": behind, "refuses": refuses})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ptyzarr.config import format_size
+from ptyzarr.config import IngestConfig, format_size
 from ptyzarr.errors import (
     DamagedStoreError,
     InterruptedIngestError,
@@ -24,6 +24,7 @@ from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.lock import lock
 from ptyzarr.ingestion.runner import tidy
 from ptyzarr.ingestion.staging import Staging, replace_file, storage_errors
+from ptyzarr.ingestion.targets import check_target
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.paths import check_path
 from ptyzarr.progress import Progress, Silent
@@ -140,6 +141,7 @@ def stage(
     interrupted = "staging was interrupted; expected it to end; run the same command to go on"
     with storage_errors(f"staging of {name}", _OUTCOME), landing.interruptible(interrupted):
         if not _is_there(target, files):
+            check_target(target, IngestConfig())
             target.parent.mkdir(parents=True, exist_ok=True)
             with lock(staging.root):
                 copier.copy(target, landing)

@@ -6,26 +6,39 @@ that does not honour that condition is refused before anything is written.
 
 While files are on their way, `CLAIM_KEY` says of which store they are. The same upload goes on
 where it was interrupted; another one is refused. Readers never look at it.
+
+Whoever publishes creates the root first and removes the claim afterwards. So who has made a claim
+looks for a root once more before the first file is sent: one that was published since this call
+began is there by then, and the files of that store are never touched.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ptyzarr.errors import DamagedStoreError, PtyzarrError, ScanExistsError, StorageError
+from ptyzarr.errors import (
+    DamagedStoreError,
+    PtyzarrError,
+    ScanExistsError,
+    ScanNotFoundError,
+    StorageError,
+)
 from ptyzarr.ingestion.landing import Landing
 from ptyzarr.ingestion.threads import worker_threads
 from ptyzarr.progress import Progress
-from ptyzarr.store import ROOT_KEY, RemoteFolder, file_digest, parse_root
+from ptyzarr.store import ROOT_KEY, NoConditionsError, RemoteFolder, file_digest, parse_root
 
 CLAIM_KEY = ".ptyzarr-upload"
+_PROBE = ".ptyzarr-probe-"
+_PROBES = 3
 _FILES_AT_ONCE = 4
 _LOOKS_AT_ONCE = 16
 
@@ -33,24 +46,39 @@ _LOOKS_AT_ONCE = 16
 def check_conditions(folder: RemoteFolder) -> None:
     """Refuse a bucket that overwrites what should only be created.
 
+    What calls that were killed have left of this is removed.
+
     Raises
     ------
     StorageError
         If it does, or cannot be written.
     """
-    probe = f".ptyzarr-probe-{uuid.uuid4().hex}"
+    try:
+        # Another call that begins at this moment may take our probe for one that was left.
+        if any(_is_honoured(folder) for _ in range(_PROBES)):
+            return
+        refusal: NoConditionsError | None = None
+    except NoConditionsError as error:
+        refusal = error
+    raise StorageError(
+        f"{folder.url}: the server does not honour 'create only if absent'; expected the second of "
+        "two creations to fail, or a store could be published over another; use a server that does "
+        "(docs/remote.md)"
+    ) from refusal
+
+
+def _is_honoured(folder: RemoteFolder) -> bool:
+    """Return whether the second of two creations failed; all probes are removed."""
+    probe = f"{_PROBE}{uuid.uuid4().hex}"
     try:
         folder.create(probe, b"first")
         is_overwritten = folder.create(probe, b"second")
         found = folder.read(probe)
     finally:
-        folder.delete([probe])
-    if is_overwritten or found is None or bytes(found.body) != b"first":
-        raise StorageError(
-            f"{folder.url}: the server does not honour 'create only if absent'; expected the "
-            "second of two creations to fail, or a store could be published over another; use a "
-            "server that does (docs/remote.md)"
-        )
+        with contextlib.suppress(ScanNotFoundError):  # without a bucket there is nothing to remove
+            folder.delete([probe])
+    folder.delete([name for name in folder.names() if name.startswith(_PROBE)])
+    return not is_overwritten and found is not None and bytes(found.body) == b"first"
 
 
 def upload(
@@ -60,6 +88,7 @@ def upload(
     overwrite: bool,
     name: str,
     progress: Progress,
+    is_published: Callable[[], bool] = lambda: False,
     landing: Landing | None = None,
 ) -> None:
     """Publish a whole local store.
@@ -76,6 +105,9 @@ def upload(
         Of the source, for those who find the upload unfinished.
     progress
         Receives the bytes.
+    is_published
+        Called when the upload is claimed and before a file is sent: whether the store is there by
+        now. Raises `ScanExistsError` if another one is.
     landing
         Is told how to see that the store is published.
 
@@ -92,18 +124,58 @@ def upload(
     files = _manifest(raw, root)
     claim = json.dumps({"root": hashlib.sha256(raw).hexdigest(), "source": name}).encode()
     _claim(folder, claim, overwrite=overwrite)
-    if overwrite:
-        _remove_store(folder, raw, files)
-    _send_files(root, folder, files, progress)
+    try:
+        is_there = is_published()
+    except ScanExistsError:
+        release_claim(folder, raw)
+        raise
+    if not is_there:
+        if overwrite:
+            _remove_store(folder, raw, files)
+        _send_files(root, folder, files, progress)
+        _publish(folder, raw, files, claim, landing)
+    elif landing is not None:
+        landing.approach(lambda: True)
+    release_claim(folder, raw)
+
+
+def release_claim(folder: RemoteFolder, raw: bytes | None = None) -> None:
+    """Remove the claim of the store with root document `raw`; another one's stays.
+
+    `raw` is what is published by now if it is None.
+    """
+    found = folder.read(CLAIM_KEY)
+    if found is None:
+        return
+    if raw is None:
+        root = folder.read(ROOT_KEY)
+        raw = b"" if root is None else bytes(root.body)
+    if _claimed(bytes(found.body)).get("root") == hashlib.sha256(raw).hexdigest():
+        folder.delete([CLAIM_KEY])
+
+
+def _publish(
+    folder: RemoteFolder,
+    raw: bytes,
+    files: Mapping[str, Mapping[str, Any]],
+    claim: bytes,
+    landing: Landing | None,
+) -> None:
+    """Create the root document, unless an upload of the same store has done so meanwhile."""
+    is_landed = partial(_holds, folder, raw)
     found = folder.read(CLAIM_KEY)
     if found is None or bytes(found.body) != claim:
-        raise _taken(folder)
+        # Of two uploads of one store, the one that published has removed the claim of both.
+        if not is_landed():
+            raise _taken(folder)
+        if landing is not None:
+            landing.approach(is_landed)
+        return
     _check_sizes(folder, files)
     if landing is not None:
-        landing.approach(partial(_holds, folder, raw))
-    if not folder.create(ROOT_KEY, raw) and not _holds(folder, raw):
+        landing.approach(is_landed)
+    if not folder.create(ROOT_KEY, raw) and not is_landed():
         raise _taken(folder)
-    folder.delete([CLAIM_KEY])
 
 
 def _holds(folder: RemoteFolder, raw: bytes) -> bool:
@@ -118,15 +190,21 @@ def _claim(folder: RemoteFolder, claim: bytes, *, overwrite: bool) -> None:
     if found is not None and bytes(found.body) == claim:
         return
     if not overwrite:
-        try:
-            source = json.loads(bytes(found.body) if found else b"{}").get("source", "another scan")
-        except (ValueError, AttributeError):
-            source = "another scan"
+        source = _claimed(bytes(found.body) if found else b"").get("source", "another scan")
         raise ScanExistsError(
             f"{folder.url} has an unfinished upload of {source}; expected none; run its command "
             "again to finish it, or replace it with --overwrite"
         )
     folder.put(CLAIM_KEY, claim)
+
+
+def _claimed(body: bytes) -> Mapping[str, Any]:
+    """Return what a claim says; nothing if it cannot be read."""
+    try:
+        claim = json.loads(body)
+    except ValueError:
+        return {}
+    return claim if isinstance(claim, dict) else {}
 
 
 def _remove_store(folder: RemoteFolder, raw: bytes, files: Mapping[str, Mapping[str, Any]]) -> None:

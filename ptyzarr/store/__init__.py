@@ -16,7 +16,7 @@ from ptyzarr.store.manifest import (
 )
 from ptyzarr.store.nodes import read_node
 from ptyzarr.store.opening import open_store, open_stores
-from ptyzarr.store.remote import RemoteFolder
+from ptyzarr.store.remote import NoConditionsError, RemoteFolder
 from ptyzarr.store.remotefiles import RemoteFiles, check_remote_digests
 from ptyzarr.store.scanstore import ScanStore
 from ptyzarr.store.schema import (
@@ -56,6 +56,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "EncodedChunks",
     "FrameFormat",
+    "NoConditionsError",
     "RemoteAccess",
     "RemoteFiles",
     "RemoteFolder",

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ptyzarr.config import parse_size
 from ptyzarr.errors import ConfigError
@@ -60,6 +60,12 @@ def check_url(url: str) -> str:
         )
     if parts.query or parts.fragment:
         raise ConfigError(f"{url} has a query or fragment; expected the address of a folder")
+    names = unquote(parts.path).strip("/").split("/")
+    if parts.scheme.lower() == "s3" and len(names) > 1 and {"", ".", ".."} & set(names):
+        raise ConfigError(
+            f"{url} has an empty name, '.' or '..' between its slashes; expected "
+            "s3://BUCKET/NAME/NAME; check it"
+        )
     return url.rstrip("/")
 
 

@@ -17,6 +17,7 @@ from ptyzarr.store.bloscheader import array_of, is_sound
 from ptyzarr.store.manifest import size_fault
 from ptyzarr.store.rootguard import RootGuard
 from ptyzarr.store.schema import ROOT_KEY
+from ptyzarr.store.shardindex import cure_for
 
 #: What zarr and its codecs raise for bytes or metadata that they did not write.
 DECODING_ERRORS = (
@@ -223,6 +224,6 @@ def read_errors(what: str) -> Iterator[None]:
     except DECODING_ERRORS as error:
         reason = " ".join(str(error).split())[:_REASON_SHOWN]
         raise DamagedStoreError(
-            f"{what} cannot be decoded ({reason}); expected the bytes that ingest wrote; the store "
-            "is damaged, 'ptyzarr repair' mends it from its source"
+            f"{what} cannot be decoded ({reason}); expected the bytes that ingest wrote; "
+            f"{cure_for(what)}"
         ) from error

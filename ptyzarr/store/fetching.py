@@ -9,9 +9,10 @@ import tempfile
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,30 @@ from ptyzarr.store.shards import CompiledReader, FrameFormat, shard_key
 
 logger = logging.getLogger(__name__)
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 _REQUESTS: Final = 64  # in flight for one store; each waits, few compute
 _JOBS: Final = 8  # that a loader should have under way at once
 _MAX_OPEN: Final = 128  # shards whose index is kept
+
+
+def _weakly(method: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Return a function that calls a method and does not keep its object alive.
+
+    With a cycle from a reader to its shards and back, a reader that is dropped without being closed
+    would keep files open until the garbage collector finds it.
+    """
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        alive = reference()
+        if alive is None:
+            raise ReferenceError("the reader of this shard is gone")
+        result: Result = alive(*args, **kwargs)
+        return result
+
+    return call
 
 
 class RemoteShardReader(CompiledReader):
@@ -160,9 +182,9 @@ class RemoteShardReader(CompiledReader):
                     shard_key(number),
                     self._layout.shard_chunks,
                     self._files,
-                    self._fetch,
+                    _weakly(self._fetch),
                     self._cache,
-                    self._drop_gone,
+                    _weakly(self._drop_gone),
                 )
                 self._open[number] = shard
                 if len(self._open) > _MAX_OPEN:

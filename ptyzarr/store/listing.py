@@ -38,6 +38,7 @@ def match_urls(pattern: str, access: RemoteAccess) -> list[str]:
             "(HTTP has no listing; '?' is not understood): name each store"
         )
     bucket = RemoteFolder(f"s3://{parts.netloc}", access)
+    check_url(pattern)
     found = [""]
     for part in parts.path.strip("/").split("/"):
         if glob.has_magic(part):

@@ -9,23 +9,35 @@ from __future__ import annotations
 import functools
 import os
 import random
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from ptyzarr.errors import DeviceError, PtyzarrError, StorageError
+from ptyzarr.errors import (
+    ConfigError,
+    DamagedStoreError,
+    DeviceError,
+    PtyzarrError,
+    ScanNotFoundError,
+    StorageError,
+)
 from ptyzarr.store.access import RemoteAccess, check_url
+from ptyzarr.store.failures import (
+    CutAnswer,
+    describe_failure,
+    first_line,
+    is_of_ranges,
+    server_words,
+    status_of,
+)
+from ptyzarr.store.versions import DIGEST_ATTRIBUTE, Answer, Version, version_of
 
 T = TypeVar("T")
 
-#: Name under which a file's sha256 travels with it, where the server keeps such names.
-DIGEST_ATTRIBUTE = "ptyzarr-sha256"
 _FIRST_PAUSE_S = 0.1
 _BUSY_PAUSE_S = 0.4  # many readers of one server must not all come back at once
 _LONGEST_PAUSE_S = 5.0
@@ -35,54 +47,15 @@ _PART_PATIENCE = 12  # an upload's part may take so many times as long as a stal
 _CONNECT_S = 5.0
 _LONGEST = timedelta(hours=1)
 _BUSY = (429, 503)
-_WORTH_ANOTHER_TRY = (408, 425, 429)
+_WORTH_ANOTHER_TRY = (408, 416, 425, 429)  # 416: of a file that has such a part
 
 
 class NoRangesError(StorageError):
     """The server answers a request for a part of a file with the whole of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Version:
-    """What a server says a file is.
-
-    Attributes
-    ----------
-    size
-        Bytes of the whole file.
-    e_tag, modified
-        As the server gave them; None if it did not.
-    digest
-        sha256 of the file, where it was uploaded with `DIGEST_ATTRIBUTE`.
-    """
-
-    size: int
-    e_tag: str | None
-    modified: datetime | None
-    digest: str | None
-
-    @property
-    def is_telling(self) -> bool:
-        """Whether two different files would have different versions."""
-        return self.e_tag is not None or self.modified is not None
-
-    def is_of(self, sha256: str) -> bool:
-        """Return whether the server says so: S3 by the attribute, our service by its ETag."""
-        return sha256 in (self.digest, (self.e_tag or "").strip('"'))
-
-    def is_same(self, other: Version) -> bool:
-        """Return whether both are of one file, as far as the server tells."""
-        if self.digest is not None and other.digest is not None:
-            return self.digest == other.digest
-        return (self.size, self.e_tag, self.modified) == (other.size, other.e_tag, other.modified)
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Bytes of a file, or of a part of it, and the version of the file they are from."""
-
-    body: memoryview
-    version: Version
+class NoConditionsError(StorageError):
+    """The server does not know how to write a file only if there is none."""
 
 
 class RemoteFolder:
@@ -129,17 +102,17 @@ class RemoteFolder:
             try:
                 result = self._obstore.get(self._reading, key, options=options)
             except self._obstore.exceptions.GenericError as error:
-                version = self.look(key) if _is_of_ranges(error) else None
+                version = self.look(key) if is_of_ranges(error) else None
                 if version is None or stop is None or version.size >= stop:
                     raise
                 return Answer(memoryview(b""), version)
             body = memoryview(result.bytes())
-            version = _version(result)
+            version = version_of(result)
             if stop is not None and version.size < stop:
                 return Answer(memoryview(b""), version)
             expected = version.size if stop is None else stop - start
             if len(body) != expected:
-                raise _CutAnswer(len(body), expected)
+                raise CutAnswer(len(body), expected)
             return Answer(body, version)
 
         return self._retry(f"{self.url}/{key}", once)
@@ -148,7 +121,7 @@ class RemoteFolder:
         """Return what the server says about a file without sending it; None if there is none."""
 
         def once() -> Version:
-            return _version(self._obstore.get(self._reading, key, options={"head": True}))
+            return version_of(self._obstore.get(self._reading, key, options={"head": True}))
 
         return self._retry(f"{self.url}/{key}", once)
 
@@ -181,7 +154,8 @@ class RemoteFolder:
                     done += len(block)
                     yield block
                 break  # whole, or shorter than it should be
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error)
                 break
             except self._errors as error:
                 failures = 1 if done > began else failures + 1
@@ -195,6 +169,15 @@ class RemoteFolder:
             return {entry["path"]: int(entry["size"]) for piece in pieces for entry in piece}
 
         return self._retry(self.url, once) or {}
+
+    def names(self) -> Sequence[str]:
+        """Return the keys of the files that are in no folder below this one; S3 only."""
+
+        def once() -> Sequence[str]:
+            found = self._obstore.list_with_delimiter(self._reading)
+            return [entry["path"] for entry in found["objects"]]
+
+        return self._retry(self.url, once) or []
 
     def folders(self, prefix: str) -> Sequence[str]:
         """Return the paths right below `prefix` that are folders; S3 only."""
@@ -213,6 +196,13 @@ class RemoteFolder:
         """Write a file if there is none; return whether it was written.
 
         After a lost answer the file may be there from an earlier attempt of this call: compare.
+
+        Raises
+        ------
+        NoConditionsError
+            If the server says that it cannot do that.
+        StorageError
+            If it cannot be reached or refuses.
         """
         return self._put(key, content, None, "create")
 
@@ -241,6 +231,12 @@ class RemoteFolder:
                     f"{self.url}/{key} cannot be written: there is no such bucket; expected "
                     "one; make it first"
                 ) from error
+            except self._obstore.exceptions.GenericError as error:
+                if mode == "create" and status_of(error) == 501:
+                    raise NoConditionsError(
+                        f"{self.url}/{key}: the server cannot create a file only if there is none"
+                    ) from error
+                raise
             return True
 
         return bool(self._retry(f"{self.url}/{key}", once))
@@ -256,7 +252,7 @@ class RemoteFolder:
             skipped = 0
         except self._obstore.exceptions.NotSupportedError:
             result = self._obstore.get(self._reading, key)
-        version = _version(result)
+        version = version_of(result)
         if first is not None and not first.is_same(version):
             raise StorageError(
                 f"{self.url}/{key} changed while it was read; expected one file; try again"
@@ -269,7 +265,7 @@ class RemoteFolder:
 
     @property
     def _errors(self) -> tuple[type[Exception], ...]:
-        return (self._obstore.exceptions.BaseError, _CutAnswer)
+        return (self._obstore.exceptions.BaseError, CutAnswer)
 
     def _retry(self, what: str, once: Callable[[], T]) -> T | None:
         """Return what `once` does, tried again where that may help; None if there is no file."""
@@ -278,16 +274,31 @@ class RemoteFolder:
         while True:
             try:
                 return once()
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                self._check_bucket(error)
                 return None
             except self._errors as error:
                 failures += 1
                 self._give_up_or_wait(what, error, failures)
 
+    def pause(self, failures: int, *, is_busy: bool = False) -> None:
+        """Wait before a request is made again; longer after more failures."""
+        first = _BUSY_PAUSE_S if is_busy else _FIRST_PAUSE_S
+        longest = min(first * 2 ** (failures - 1), _LONGEST_PAUSE_S)
+        time.sleep(random.uniform(longest / 2, longest))
+
+    def _check_bucket(self, error: Exception) -> None:
+        """Raise if it is not a file that is missing, but the bucket."""
+        if self.is_s3 and server_words(error)[0] == "NoSuchBucket":
+            raise ScanNotFoundError(
+                f"{self.url}: there is no bucket {urlsplit(self.url).netloc!r}; expected one; "
+                "check its name and AWS_* in the environment"
+            ) from error
+
     def _give_up_or_wait(self, what: str, error: Exception, failures: int) -> None:
         """Raise what a failed request means, or pause before the next one."""
         known = self._obstore.exceptions
-        status = _status(error)
+        status = status_of(error)
         refusals = (known.UnauthenticatedError, known.PermissionDeniedError)
         if isinstance(error, refusals) or status in (401, 403):
             raise self._refusal(what, status or 403) from error
@@ -295,17 +306,21 @@ class RemoteFolder:
             raise NoRangesError(
                 f"{what}: the server ignores ranges; expected parts of files; stage the store first"
             ) from error
+        self._check_bucket(error)
+        if not self.is_s3 and server_words(error)[0] == DamagedStoreError.code:
+            raise DamagedStoreError(
+                f"{what}: the server says: {server_words(error)[1]} (there, not here)"
+            ) from error
         reason = describe_failure(error, self.access.timeout_s)
-        if status is not None and status < 500 and status not in _WORTH_ANOTHER_TRY:
+        is_final = status == 501 or (status or 500) < 500
+        if is_final and status not in _WORTH_ANOTHER_TRY:
             raise StorageError(f"{what}: {reason}; expected the file; check the URL") from error
         if failures >= self.access.attempts:
             raise StorageError(
                 f"{what}: {reason} (attempt {failures} of {self.access.attempts}); expected the "
                 "file; check the network and the server, then try again"
             ) from error
-        first = _BUSY_PAUSE_S if status in _BUSY else _FIRST_PAUSE_S
-        longest = min(first * 2 ** (failures - 1), _LONGEST_PAUSE_S)
-        time.sleep(random.uniform(longest / 2, longest))
+        self.pause(failures, is_busy=status in _BUSY)
 
     def _refusal(self, what: str, status: int) -> PtyzarrError:
         if self.is_s3:
@@ -347,18 +362,16 @@ class RemoteFolder:
                 parts.netloc, prefix=unquote(parts.path).strip("/") or None,
                 client_options=client, retry_config=retry,
             )  # fmt: skip
+        except ValueError as error:
+            raise ConfigError(
+                f"{self.url} is no URL of a folder: {first_line(error)}; expected names and single "
+                "slashes; check it"
+            ) from error
         except self._obstore.exceptions.BaseError as error:
             raise StorageError(
-                f"{self.url} cannot be reached: {_first_line(error)}; check AWS_* in the "
+                f"{self.url} cannot be reached: {first_line(error)}; check AWS_* in the "
                 "environment (docs/remote.md)"
             ) from error
-
-
-class _CutAnswer(Exception):
-    """An answer with another number of bytes than it announced or was asked for."""
-
-    def __init__(self, found: int, expected: int) -> None:
-        super().__init__(f"the answer has {found} bytes instead of {expected}")
 
 
 def check_process() -> None:
@@ -384,56 +397,11 @@ def _first_process() -> int:
     return os.getpid()
 
 
-def describe_failure(error: Exception, timeout_s: float) -> str:
-    """Return in a few words why a request failed."""
-    text = str(error)
-    status = re.search(r"status code: (\d{3}[ A-Za-z-]*)", text)
-    if status:
-        return f"the server answered {status[1].strip()}"
-    if isinstance(error, _CutAnswer):
-        return text
-    for pattern, reason in (
-        (r"kind: Timeout|TimedOut", f"no byte came for {timeout_s:g} s"),
-        (r"dns error", "the name of the host is not known"),
-        (r"kind: Connect|tcp connect error", "no connection could be made"),
-        (r"IncompleteBody|UnexpectedEof", "the answer was cut"),
-        (r"IncompleteMessage|ConnectionReset", "the connection was closed before the answer"),
-    ):
-        if re.search(pattern, text):
-            return reason
-    return _first_line(error)
-
-
-def _is_of_ranges(error: Exception) -> bool:
-    """Return whether a server could not give the part of a file that was asked for."""
-    text = str(error)
-    return "UnexpectedRange" in text or "InvalidRangeRequest" in text or _status(error) == 416
-
-
 def _is_plain(url: str) -> bool:
     """Return whether requests for a URL are not encrypted."""
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
     addresses = [url] if url.lower().startswith("http") else [os.environ.get(n, "") for n in names]
     return any(address.lower().startswith("http:") for address in addresses)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _status(error: Exception) -> int | None:
-    found = re.search(r"status code: (\d{3})", str(error))
-    return int(found[1]) if found else None
-
-
-def _version(result: Any) -> Version:
-    meta: Mapping[str, Any] = result.meta
-    e_tag = meta["e_tag"]
-    digest = result.attributes.get(DIGEST_ATTRIBUTE)
-    modified: datetime | None = meta["last_modified"]
-    if modified is not None and modified.timestamp() == 0:
-        modified = None  # obstore's word for a server that does not tell
-    return Version(int(meta["size"]), e_tag, modified, digest)
 
 
 def _load_obstore() -> Any:

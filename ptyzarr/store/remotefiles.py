@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 from ptyzarr.errors import DamagedStoreError, PtyzarrError, ScanNotFoundError
 from ptyzarr.store.access import RemoteAccess
 from ptyzarr.store.manifest import parse_root
-from ptyzarr.store.remote import Answer, RemoteFolder, Version
+from ptyzarr.store.remote import NoRangesError, RemoteFolder
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
+from ptyzarr.store.versions import Answer, Version
 
 T = TypeVar("T")
 
@@ -148,7 +149,7 @@ class RemoteFiles:
         """
         found, expected = "", str(self.entry(key)["sha256"])
         for _ in range(self.attempts):  # it may have been the way
-            answer = self._sized(key, self.folder.read(key))
+            answer = self._fetch(key)
             found = hashlib.sha256(answer.body).hexdigest()
             if found == expected:
                 return answer.body
@@ -168,7 +169,7 @@ class RemoteFiles:
         NoRangesError, StorageError
             If the server gives only whole files, cannot be reached or refuses.
         """
-        answer = self._sized(key, self.folder.read(key, start, stop))
+        answer = self._fetch(key, start, stop)
         with self._lock:
             pinned = self._versions.get(key)
         if pinned is None:
@@ -177,12 +178,26 @@ class RemoteFiles:
             raise self._replaced(key)
         return answer.body
 
-    def _sized(self, key: str, answer: Answer | None) -> Answer:
-        """Return an answer if there is one and it is of a file of the listed size."""
+    def _fetch(self, key: str, start: int = 0, stop: int | None = None) -> Answer:
+        """Return an answer of a file of the listed size; others may be those of a proxy.
+
+        So what is missing or of another size is asked for again, and a server is believed only
+        the second time that it does not give parts.
+        """
         size = self.entry(key)["size"]
-        if answer is not None and answer.version.size == size:
-            return answer
-        self._check_root()  # that the store was replaced is the better reason
+        answer = None
+        for attempt in range(1, self.attempts + 1):
+            try:
+                answer = self.folder.read(key, start, stop)
+            except NoRangesError:
+                if attempt > 1 or self.attempts == 1:
+                    raise
+                continue
+            if answer is not None and answer.version.size == size:
+                return answer
+            self._check_root()  # that the store was replaced is the better reason
+            if attempt < self.attempts:
+                self.folder.pause(attempt)
         raise self._damage(key, f"has {answer.version.size} bytes" if answer else "is missing")
 
     def _check_first(self, key: str, version: Version) -> None:
@@ -247,7 +262,10 @@ def _compare_file(files: RemoteFiles, key: str) -> tuple[int, str | None]:
     entry = files.entry(key)
     size = 0
     for _ in range(files.attempts):  # it may have been the way
-        size, digest = stream_digest(files.stream(key))
+        try:
+            size, digest = stream_digest(files.stream(key))
+        except DamagedStoreError as error:  # the server says so; go on
+            return 0, str(error)
         if (size, digest) == (entry["size"], entry["sha256"]):
             return size, None
     if size == 0 and files.folder.look(key) is None:

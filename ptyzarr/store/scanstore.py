@@ -27,6 +27,7 @@ from ptyzarr.store.schema import (
     EXTRA,
     member_from_json,
 )
+from ptyzarr.store.shardindex import cure_for
 from ptyzarr.store.shards import FallbackReader, FrameFormat
 from ptyzarr.store.validation import check_root
 
@@ -195,8 +196,7 @@ class ScanStore:
         if not is_there.all():
             raise DamagedStoreError(
                 f"{self.path}: 'frame_index' does not hold every number from 0 to "
-                f"{self.n_frames - 1} once; expected a permutation; the store is damaged, "
-                "'ptyzarr repair' mends it from its source"
+                f"{self.n_frames - 1} once; expected a permutation; {cure_for(self.path)}"
             )
         return indices
 

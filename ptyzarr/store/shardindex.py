@@ -10,11 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyzarr.errors import DamagedStoreError
+from ptyzarr.store.access import is_url
 from ptyzarr.store.native import BAD_CHECKSUM, SHORT_READ
 
 _CHECKSUM = 4
 #: What is to be done about damage in a folder.
 REPAIR = "the store is damaged, 'ptyzarr repair' mends it from its source"
+_FAR = (
+    "the transfer, a proxy or the store is at fault; compare 'ptyzarr verify' of the URL with that "
+    "where the store lies"
+)
+
+
+def cure_for(where: str) -> str:
+    """Return what is to be done about damage at a path or URL; folders alone can be repaired."""
+    return _FAR if is_url(where) else REPAIR
 
 
 def read_index(
@@ -99,7 +109,7 @@ def chunk_damage(path: object, status: int, chunk: int, cure: str = REPAIR) -> D
     if status == SHORT_READ:
         return DamagedStoreError(
             f"{path} ended or failed while chunk {chunk} was read; expected all of it; check the "
-            "disk, 'ptyzarr repair' mends the store from its source"
+            f"disk; {cure}"
         )
     what = "fails its checksum" if status == BAD_CHECKSUM else "cannot be decoded"
     return DamagedStoreError(f"{path}: chunk {chunk} {what}; expected what ingest wrote; {cure}")

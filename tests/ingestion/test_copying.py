@@ -216,3 +216,14 @@ def test_no_store_at_the_source_is_told(url: str, tmp_path: Path) -> None:
 def test_the_copy_serves_the_loader(url: str, tmp_path: Path, store: ScanStore) -> None:
     copy = open_store(stage(url, tmp_path / "copy.zarr").path)
     assert np.array_equal(copy.amplitude(np.arange(60)), store.amplitude(np.arange(60)))
+
+
+def test_a_link_to_an_empty_folder_is_refused_before_anything_is_copied(
+    url: str, tmp_path: Path, folder_server: FolderServer
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "copy.zarr").symlink_to("empty")
+    with pytest.raises(ScanExistsError, match="a link to the empty folder"):
+        stage(url, tmp_path / "copy.zarr")
+    assert [key for _, key, _ in folder_server.log if not key.endswith("zarr.json")] == []
+    assert not (tmp_path / "copy.zarr.staging").exists()

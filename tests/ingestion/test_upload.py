@@ -251,6 +251,152 @@ def test_two_uploads_at_once_never_mix(
     far.close()
 
 
+def once_claimed(monkeypatch: pytest.MonkeyPatch, when: str, call: Callable[[], Any]) -> None:
+    """Make a call right before or after the next upload creates its claim."""
+    create = RemoteFolder.create
+
+    def interleaved(self: RemoteFolder, key: str, content: bytes) -> bool:
+        if key != CLAIM_KEY:
+            return create(self, key, content)
+        monkeypatch.setattr(RemoteFolder, "create", create)
+        if when == "before":
+            call()
+        is_new = create(self, key, content)
+        if when == "after":
+            call()
+        return is_new
+
+    monkeypatch.setattr(RemoteFolder, "create", interleaved)
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["plain", "overwrite"])
+def test_a_store_that_is_published_while_another_is_prepared_is_left_whole(
+    source: Path,
+    url: str,
+    folder: RemoteFolder,
+    config: IngestConfig,
+    make_npz: MakeNpz,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    overwrite: bool,
+) -> None:
+    other = make_npz(tmp_path / "other.npz", n_frames=60, seed=3)
+    theirs = IngestConfig(staging=str(tmp_path / "theirs"))
+    once_claimed(monkeypatch, "before", lambda: ingest(other, url, theirs).close())
+    ours = IngestConfig(staging=config.staging, overwrite=overwrite)
+    message = "was published by another upload while" if overwrite else "of another source"
+    with pytest.raises(ScanExistsError, match=message):
+        ingest(source, url, ours)
+    verify(url, other)
+    assert CLAIM_KEY not in folder.list()
+    if overwrite:  # what is there is seen by now
+        ingest(source, url, ours).close()
+        verify(url, source)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_same_store_published_meanwhile_is_success(
+    source: Path,
+    url: str,
+    folder: RemoteFolder,
+    config: IngestConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+) -> None:
+    theirs = IngestConfig(staging=str(tmp_path / "theirs"))
+    once_claimed(monkeypatch, when, lambda: ingest(source, url, theirs).close())
+    ingest(source, url, config).close()
+    verify(url, source)
+    assert CLAIM_KEY not in folder.list()
+
+
+@pytest.mark.parametrize("staging", ["staging", "theirs"], ids=["same-staging", "other-staging"])
+@pytest.mark.parametrize("number", [0, 5], ids=["first-file", "later-file"])
+def test_of_two_uploads_of_one_store_both_succeed(
+    source: Path,
+    url: str,
+    folder: RemoteFolder,
+    config: IngestConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    staging: str,
+) -> None:
+    monkeypatch.setattr("ptyzarr.ingestion.upload._FILES_AT_ONCE", 1)
+    put, calls = RemoteFolder.put, iter(range(1000))
+
+    def put_and_be_overtaken(self: RemoteFolder, *args: Any) -> None:
+        put(self, *args)
+        if next(calls) == number:
+            with monkeypatch.context() as patch:
+                patch.setattr(RemoteFolder, "put", put)
+                ingest(source, url, IngestConfig(staging=str(tmp_path / staging))).close()
+
+    monkeypatch.setattr(RemoteFolder, "put", put_and_be_overtaken)
+    assert ingest(source, url, config).n_frames == 60
+    verify(url, source)
+    assert CLAIM_KEY not in folder.list()
+
+
+def test_a_call_that_is_refused_leaves_the_files_that_another_is_uploading(
+    source: Path,
+    url: str,
+    config: IngestConfig,
+    make_npz: MakeNpz,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = make_npz(tmp_path / "other.npz", n_frames=60, seed=3)
+    put, calls = RemoteFolder.put, iter(range(1000))
+
+    def put_and_be_disturbed(self: RemoteFolder, *args: Any) -> None:
+        if next(calls) == 0:
+            with pytest.raises(ScanExistsError, match="unfinished upload"):
+                ingest(other, url, config)
+        put(self, *args)
+
+    monkeypatch.setattr(RemoteFolder, "put", put_and_be_disturbed)
+    ingest(source, url, config).close()
+    verify(url, source)
+
+
+def test_a_call_that_finds_its_store_leaves_the_claim_of_another(
+    source: Path, url: str, folder: RemoteFolder, config: IngestConfig
+) -> None:
+    ingest(source, url, config).close()
+    folder.put(CLAIM_KEY, b'{"root": "another", "source": "other.npz"}')
+    ingest(source, url, config).close()
+    assert folder.look(CLAIM_KEY) is not None
+
+
+def test_probes_that_a_killed_call_left_are_removed(
+    source: Path, url: str, folder: RemoteFolder, config: IngestConfig
+) -> None:
+    folder.put(".ptyzarr-probe-0123", b"first")
+    far = ingest(source, url, config)
+    assert set(folder.list()) == {*far.files, "zarr.json"}
+    folder.put(".ptyzarr-probe-4567", b"first")
+    ingest(source, url, config).close()
+    assert set(folder.list()) == {*far.files, "zarr.json"}
+    far.close()
+
+
+def test_a_probe_that_somebody_removes_is_made_again(
+    source: Path, url: str, config: IngestConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create, calls = RemoteFolder.create, iter(range(1000))
+
+    def remove_the_first(self: RemoteFolder, key: str, content: bytes) -> bool:
+        is_new = create(self, key, content)
+        if next(calls) == 0:
+            self.delete([key])
+        return is_new
+
+    monkeypatch.setattr(RemoteFolder, "create", remove_the_first)
+    assert ingest(source, url, config).n_frames == 60
+
+
 def test_a_server_that_overwrites_what_should_be_created_is_refused(
     source: Path,
     url: str,
@@ -266,16 +412,18 @@ def test_a_server_that_overwrites_what_should_be_created_is_refused(
     assert folder.list() == {}
 
 
-def test_a_server_that_ignores_the_condition_is_refused_in_one_line(
+@pytest.mark.parametrize("refuses", [False, True], ids=["ignored", "501"])
+def test_a_server_without_the_condition_is_refused_in_one_line(
     source: Path,
     url: str,
     config: IngestConfig,
     folder: RemoteFolder,
     monkeypatch: pytest.MonkeyPatch,
     s3_address: str,
+    refuses: bool,
 ) -> None:
     assert folder.list() == {}  # its client is of the server behind
-    with serve_careless_s3(s3_address) as careless:
+    with serve_careless_s3(s3_address, refuses=refuses) as careless:
         monkeypatch.setenv("AWS_ENDPOINT_URL", careless)
         with pytest.raises(StorageError, match="does not honour") as caught:
             ingest(source, url, config)
@@ -360,6 +508,19 @@ def test_a_bucket_that_is_not_there_is_told(
 ) -> None:
     with pytest.raises(StorageError, match="no such bucket"):
         ingest(source, f"{bucket}-none/scan.zarr", config)
+
+
+@pytest.mark.parametrize("name", ["runs/scan.zarr", "runs/*.zarr"], ids=["url", "pattern"])
+def test_a_bucket_that_is_not_there_is_named_to_readers(bucket: str, name: str) -> None:
+    url = f"{bucket}-none/{name}"
+    with pytest.raises(ScanNotFoundError, match=r"there is no bucket '[\w-]+-none'"):
+        open_stores(url)
+
+
+@pytest.mark.parametrize("path", ["runs//star.zarr", "runs/../star.zarr", "runs//*.zarr"])
+def test_a_url_with_empty_names_is_no_damage(bucket: str, path: str) -> None:
+    with pytest.raises(ConfigError, match="between its slashes"):
+        open_stores(f"{bucket}/{path}")
 
 
 def test_without_credentials_the_variables_are_named(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import os
 import pickle
 import tempfile
 from collections.abc import Callable
@@ -20,7 +23,14 @@ from ptyzarr.errors import (
     SchemaError,
     StorageError,
 )
-from ptyzarr.store import ScanStore, open_store, open_stores
+from ptyzarr.store import (
+    RemoteFiles,
+    ScanStore,
+    check_remote_digests,
+    open_store,
+    open_stores,
+    remote_access,
+)
 
 MakeStore = Callable[..., ScanStore]
 SHARD = "scan.zarr/diffraction/c/0/0/0"
@@ -114,6 +124,8 @@ PASSING = {
     "500": 500, "503": 503, "429": 429, "stall": "stall", "cut": "cut", "closed": "close",
     # An array is read whole: it has no range, and what is shorter has another size.
     "shorter-than-said": "short", "wrong-range": "wrong range",
+    "404": 404, "204": 204, "other-size": "wrong size", "page": (200, b"<html>Log in</html>"),
+    "empty": (200, b""),
 }  # fmt: skip
 
 
@@ -150,6 +162,14 @@ def test_a_passing_failure_changes_nothing(
         pytest.param(410, StorageError, r"answered 410", id="410"),
         pytest.param(403, StorageError, r"status 403", id="403"),
         pytest.param("wrong size", DamagedStoreError, r"has \d+ bytes; expected", id="size"),
+        pytest.param(
+            (503, b'{"code": "busy", "message": "come\\nagain \\u001b[2J"}'),
+            StorageError,
+            r"answered 503 Service Unavailable \(come again \[2J\) \(attempt 3 of 3",
+            id="reason",
+        ),
+        pytest.param((500, b'{"code": 3}'), StorageError, r"Error \(attempt 3", id="no-reason"),
+        pytest.param(501, StorageError, r"answered 501 Not Implemented; expected", id="501"),
     ],
 )
 def test_a_lasting_failure_is_one_clear_error(
@@ -166,6 +186,26 @@ def test_a_lasting_failure_is_one_clear_error(
     assert folder_server.url in str(caught.value)
     assert "\n" not in str(caught.value)
     far.close()
+
+
+@pytest.mark.parametrize("key", [SHARD, ROOT, "scan.zarr/positions/c/0/0"])
+def test_damage_that_the_server_tells_of_is_told_at_once(
+    store: ScanStore, folder_server: FolderServer, key: str
+) -> None:
+    folder_server.always[key] = (500, b'{"code": "damaged", "message": "file \'x\' is missing"}')
+    with pytest.raises(DamagedStoreError, match=r"server says: file 'x' is missing"):
+        read_all(folder_server)
+    assert len(folder_server.requests(key)) == 1
+
+
+def test_what_the_server_tells_of_is_one_of_the_problems_of_a_comparison(
+    store: ScanStore, folder_server: FolderServer
+) -> None:
+    folder_server.always[SHARD] = (500, b'{"code": "damaged", "message": "a file is missing"}')
+    files = RemoteFiles(f"{folder_server.url}/scan.zarr", remote_access())
+    problems = [problem for _, problem in check_remote_digests(files, 2) if problem is not None]
+    assert len(problems) == 1
+    assert "the server says: a file is missing" in problems[0]
 
 
 FLIPPED = [
@@ -226,7 +266,7 @@ def test_what_is_always_flipped_says_how_often_it_came_and_what_may_be_at_fault(
 
 
 @pytest.mark.parametrize("left", [0, 100, -300, -1], ids=["empty", "cut", "no-index", "one-byte"])
-def test_a_shard_that_is_too_short_is_told_at_once(
+def test_a_shard_that_is_too_short_is_asked_for_again_and_told(
     store: ScanStore, folder_server: FolderServer, tmp_path: Path, left: int
 ) -> None:
     path = tmp_path / SHARD
@@ -235,7 +275,7 @@ def test_a_shard_that_is_too_short_is_told_at_once(
     with pytest.raises(DamagedStoreError, match=r"has \d+ bytes; expected \d+ bytes"):
         far.amplitude(np.arange(150))
     gets = [entry for entry in folder_server.requests(SHARD) if entry[0] == "GET"]
-    assert len(gets) == 1
+    assert len(gets) == 3
     far.close()
 
 
@@ -301,7 +341,7 @@ def test_a_server_that_ignores_ranges_is_read_by_whole_shards(
     far = quick(folder_server)
     for _ in range(2):
         assert np.array_equal(far.amplitude(np.arange(150)), store.amplitude(np.arange(150)))
-    assert len(folder_server.requests(SHARD)) == 2  # the index was asked for first
+    assert len(folder_server.requests(SHARD)) == 3  # the index was asked for first, twice
     assert "ignores ranges" in caplog.text
     far.close()
 
@@ -410,3 +450,27 @@ def test_another_codec_is_read_through_zarr(
     folder_server.always[SHARD] = 404
     with pytest.raises(DamagedStoreError, match="is missing"):
         far.amplitude(np.arange(150))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell")
+def test_a_store_that_is_dropped_closes_its_files_in_the_cache(
+    store: ScanStore, folder_server: FolderServer, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+
+    def open_files() -> list[str]:
+        found = []
+        for entry in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed by now
+                found.append(os.readlink(entry))
+        return [name for name in found if name.startswith(str(cache))]
+
+    gc.disable()  # what is in no cycle needs no collection
+    try:
+        far = quick(folder_server, cache=cache)
+        assert np.array_equal(far.amplitude(np.arange(150)), store.amplitude(np.arange(150)))
+        assert open_files()
+        del far
+        assert open_files() == []
+    finally:
+        gc.enable()
