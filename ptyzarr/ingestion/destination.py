@@ -161,7 +161,7 @@ def staging_folder(url: str, config: IngestConfig) -> Iterator[Path]:
     """Give a local folder in which a store for a URL is built, to nobody else meanwhile.
 
     It is the same for every call, so that an interrupted one is gone on with. A call that is made
-    while others run gets one of its own.
+    while others run gets one of its own, which does not outlast it.
 
     Raises
     ------
@@ -184,7 +184,10 @@ def staging_folder(url: str, config: IngestConfig) -> Iterator[Path]:
                     raise
                 continue
             break
-        yield _own_folder(parent / name)
+        folder = _own_folder(parent / name)
+        if name != names[0]:  # nobody would go on with it
+            held.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
 
 
 def _user() -> int:

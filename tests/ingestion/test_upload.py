@@ -359,6 +359,7 @@ def test_a_call_that_is_refused_leaves_the_files_that_another_is_uploading(
     monkeypatch.setattr(RemoteFolder, "put", put_and_be_disturbed)
     ingest(source, url, config).close()
     verify(url, source)
+    assert list((tmp_path / "staging").iterdir()) == []
 
 
 def test_a_call_that_finds_its_store_leaves_the_claim_of_another(
