@@ -70,11 +70,19 @@ def test_training_and_validation_deliver_the_parts_of_the_split(tmp_path, store)
     assert not {i for row in trained[0] for i in row} & {i for row in validated[0] for i in row}
 
 
+@pytest.fixture
 def our_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ptyzarr-")]
+    """Return what tells which threads of ours were started since."""
+    before = set(threading.enumerate())
+
+    def find() -> list[threading.Thread]:
+        started = [thread for thread in threading.enumerate() if thread not in before]
+        return [thread for thread in started if thread.name.startswith("ptyzarr-")]
+
+    return find
 
 
-def test_a_fast_development_run_runs_and_leaves_nothing_behind(tmp_path, store):
+def test_a_fast_development_run_runs_and_leaves_nothing_behind(tmp_path, store, our_threads):
     data = GroupDataModule(store, GROUPING, CONFIG, **SPLIT)
     model = fit(tmp_path, data, fast_dev_run=True)
     assert [len(model.batches[stage]) for stage in ("train", "val")] == [1, 1]
@@ -189,7 +197,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path, store):
         fit(tmp_path, other, ckpt_path=path)
 
 
-def test_whole_scans_validate_and_test(tmp_path, make_scan_store):
+def test_whole_scans_validate_and_test(tmp_path, make_scan_store, our_threads):
     stores = [make_scan_store(f"scan{n}", n_frames=40, seed=n) for n in range(3)]
     data = GroupDataModule(
         stores[0], GROUPING, CONFIG, validation_stores=[stores[1]], test_stores=stores[2].path

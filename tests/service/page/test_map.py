@@ -115,8 +115,13 @@ def test_page_keys_walk_in_time_and_stop_at_the_ends(first: Browser) -> None:
         first.keys(key)
         first.wait(lambda expected=expected: first.hash()["frame"] == expected)
     wait_for(first, N_FRAMES - 1)
+
+    def says(beginning: str) -> bool:
+        return str(first.find("status").get_attribute("textContent")).startswith(beginning)
+
+    first.wait(lambda: says(f"Position {last} "))  # its group would be told over the next words
     first.keys(Keys.PAGE_DOWN)
-    first.wait(lambda: first.find("status").get_attribute("textContent").startswith("This is the"))
+    first.wait(lambda: says("This is the last"))
     wait_for(first, N_FRAMES - 1)
 
 
