@@ -147,9 +147,10 @@ def _held(folder: Path, path: Path) -> ScanExistsError:
 
 def _create(path: Path, owner: dict[str, Any]) -> bool:
     """Create a lock file; return False if it is there already or its folder just went away."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     private = path.with_name(f"lock.{owner['token']}")
     try:
+        # Of a folder that goes away in between, pathlib says that it exists and is none.
+        path.parent.mkdir(parents=True, exist_ok=True)
         _write_new(private, owner)
         try:
             os.link(private, path)
@@ -254,7 +255,9 @@ def _is_gone(link: _Link) -> bool:
 
 def _has_living(folder: Path) -> bool:
     """Return whether somebody alive holds a successor to which a torn lock may have led."""
-    links = [_look(path) for path in folder.glob("lock-*")]
+    links: list[_Link | None] = []
+    with contextlib.suppress(FileNotFoundError):  # released meanwhile, with the folder
+        links = [_look(path) for path in folder.glob("lock-*")]
     return any(_lives(link) for link in links if link is not None and link.owner)
 
 

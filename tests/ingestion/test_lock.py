@@ -421,7 +421,7 @@ def test_many_takers_of_one_lock_never_hold_it_together(
     if n_dead == "torn":
         monkeypatch.setattr("ptyzarr.ingestion.lock.HEARTBEAT_S", 0.05)
     dead = {"host": socket.gethostname(), "pid": dead_pid()}
-    holders, seen, refused = [], [], []
+    holders, seen, refused, failed = [], [], [], []
     together = threading.Barrier(8)
 
     def take(number: int) -> None:
@@ -442,11 +442,19 @@ def test_many_takers_of_one_lock_never_hold_it_together(
             except ScanExistsError:
                 refused.append(number)
 
-    threads = [threading.Thread(target=take, args=(i,)) for i in range(8)]
+    def run(number: int) -> None:
+        try:
+            take(number)
+        except BaseException as error:  # noqa: BLE001 - asserted below
+            failed.append(error)
+            together.abort()  # the others would wait for ever
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert not failed
     assert set(seen) == {1}
     assert len(seen) + len(refused) == 8 * 12
     assert len(seen) >= 12  # each round had a holder
