@@ -148,9 +148,9 @@ def _held(folder: Path, path: Path) -> ScanExistsError:
 def _create(path: Path, owner: dict[str, Any]) -> bool:
     """Create a lock file; return False if it is there already or its folder just went away."""
     private = path.with_name(f"lock.{owner['token']}")
+    if not _make_folder(path.parent):
+        return False
     try:
-        # Of a folder that goes away in between, pathlib says that it exists and is none.
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write_new(private, owner)
         try:
             os.link(private, path)
@@ -168,6 +168,18 @@ def _create(path: Path, owner: dict[str, Any]) -> bool:
     finally:
         with contextlib.suppress(OSError):
             private.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> bool:
+    """Make a folder unless it is there; return False if it just went away."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        # Of a folder that goes away in between, pathlib says that it exists and is none.
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise
+        return False
+    return True
 
 
 def _create_unlinked(path: Path, owner: dict[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -517,3 +518,24 @@ def test_any_flipped_bit_of_an_owner_is_seen():
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << place % 8
         assert parse_owner(bytes(flipped)) in ({}, owner)
+
+
+def test_a_file_where_the_folder_should_be_is_told(tmp_path):
+    (tmp_path / "scan.zarr.staging").touch()
+    with pytest.raises(FileExistsError, match="staging"), lock(tmp_path / "scan.zarr.staging"):
+        pass
+
+
+def test_a_folder_that_goes_away_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    folder, make, removed = tmp_path / "scan.zarr.staging", os.mkdir, []
+
+    def vanish(path, *rest, **options):
+        if not removed and os.fspath(path) == str(folder):
+            removed.append(path)
+            raise FileExistsError(errno.EEXIST, "exists", path)  # as if it was there until now
+        return make(path, *rest, **options)
+
+    monkeypatch.setattr(os, "mkdir", vanish)
+    with lock(folder):
+        assert removed
+        assert (folder / "lock").is_file()
