@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ptyzarr.owners import describe_self, is_dead, parse_owner, seal_owner
-from ptyzarr.plainfiles import open_plain
+from ptyzarr.plainfiles import open_plain, read_plain
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ class _Watch:
     def remove(self) -> None:
         """Remove the claim that was judged, unless another took its place meanwhile."""
         with contextlib.suppress(FileNotFoundError):
-            if self._seen is None or not self._seen[0] or _content(self._claim) == self._seen[0]:
+            if self._seen is None or not self._seen[0] or read_plain(self._claim) == self._seen[0]:
                 self._claim.unlink()
 
 
@@ -168,15 +168,10 @@ def _renew_view(claim: Path, owner: dict[str, Any]) -> None:
         path.unlink()
 
 
-def _content(claim: Path) -> bytes:
-    with open_plain(claim) as file:
-        return file.read()
-
-
 def _release(claim: Path, token: str) -> None:
     """Remove our claim, and the folder if nothing came into it; another's claim stays."""
     with contextlib.suppress(OSError):
-        if parse_owner(_content(claim)).get("token") == token:
+        if parse_owner(read_plain(claim)).get("token") == token:
             claim.unlink()
             claim.parent.rmdir()
 

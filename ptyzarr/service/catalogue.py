@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import stat
 import threading
 import time
 from collections import OrderedDict
@@ -18,10 +17,12 @@ from ptyzarr.service.answers import Refusal
 from ptyzarr.store import (
     ROOT_KEY,
     ScanStore,
+    Stamp,
     check_sizes,
     natural_key,
     open_store,
     read_root,
+    stamp_of,
     was_written_here,
 )
 
@@ -32,9 +33,6 @@ _MAX_OPEN: Final = 16  # stores that keep their positions and open files
 _MAX_ROOTS: Final = 64  # parsed manifests
 _MAX_LOOKS: Final = 10_000  # stores of which it is known when they were seen whole
 _TRIES: Final = 5
-
-#: What tells one root document from another without reading it.
-Stamp = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,12 +281,9 @@ def _holds_store(folder: Path) -> bool:
 
 def _stamp(folder: Path) -> Stamp | None:
     try:
-        found = os.stat(folder / ROOT_KEY)
+        return stamp_of(os.stat(folder / ROOT_KEY))
     except OSError:
         return None
-    if not stat.S_ISREG(found.st_mode):
-        return None  # opening a pipe would wait for ever
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read_published(scan_id: str, folder: Path) -> Published:

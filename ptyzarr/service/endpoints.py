@@ -26,7 +26,7 @@ from ptyzarr.service.answers import (
     npy_answer,
     without_paths,
 )
-from ptyzarr.service.catalogue import Catalogue, Stamp, place_of
+from ptyzarr.service.catalogue import Catalogue, place_of
 from ptyzarr.service.files import stored_answer
 from ptyzarr.service.metrics import Metrics
 from ptyzarr.service.parameters import (
@@ -41,7 +41,7 @@ from ptyzarr.service.parameters import (
 from ptyzarr.service.pictures import Picture, draw
 from ptyzarr.service.query import frame_number, read_query
 from ptyzarr.service.work import Workers
-from ptyzarr.store import ScanStore
+from ptyzarr.store import ScanStore, Stamp
 
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",

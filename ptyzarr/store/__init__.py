@@ -18,6 +18,7 @@ from ptyzarr.store.nodes import read_node
 from ptyzarr.store.opening import open_store, open_stores
 from ptyzarr.store.remote import NoConditionsError, RemoteFolder
 from ptyzarr.store.remotefiles import RemoteFiles, check_remote_digests
+from ptyzarr.store.rootguard import Stamp, stamp_of
 from ptyzarr.store.scanstore import ScanStore
 from ptyzarr.store.schema import (
     COUNT_DTYPES,
@@ -61,6 +62,7 @@ __all__ = [
     "RemoteFiles",
     "RemoteFolder",
     "ScanStore",
+    "Stamp",
     "StoreWriter",
     "array_bytes",
     "array_digest",
@@ -90,6 +92,7 @@ __all__ = [
     "shard_key",
     "size_fault",
     "source_identity",
+    "stamp_of",
     "start_array_digest",
     "store_digest",
     "sync_file",

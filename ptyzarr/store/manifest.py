@@ -7,7 +7,6 @@ It also holds the digest of its own bytes, computed with that digest's digits as
 from __future__ import annotations
 
 import codecs
-import errno
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ptyzarr.errors import DamagedStoreError, SchemaError
+from ptyzarr.plainfiles import open_plain
 from ptyzarr.store.schema import ATTRIBUTE, ROOT_KEY
 
 _ZEROS = "0" * 64
@@ -26,11 +26,8 @@ _READ_BYTES = 1024**2
 
 def file_digest(path: Path) -> tuple[int, str]:
     """Return (size, sha256) of a file, read in bounded memory."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        # Opening a pipe would wait for ever.
-        raise OSError(errno.EINVAL, "is no file", str(path))
     state, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         while block := file.read(_READ_BYTES):
             state.update(block)
             size += len(block)

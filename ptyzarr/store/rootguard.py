@@ -10,7 +10,15 @@ from pathlib import Path
 from ptyzarr.errors import DamagedStoreError
 from ptyzarr.store.schema import ROOT_KEY
 
-_Stamp = tuple[int, int, int, int]
+#: What tells one root document from another without reading it.
+Stamp = tuple[int, int, int, int]
+
+
+def stamp_of(found: os.stat_result) -> Stamp | None:
+    """Return the stamp of a file; None if it is none: opening a pipe would wait for ever."""
+    if not stat.S_ISREG(found.st_mode):
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 class RootGuard:
@@ -55,14 +63,11 @@ class RootGuard:
             "the same one; open it again"
         )
 
-    def _look(self) -> _Stamp | None:
+    def _look(self) -> Stamp | None:
         try:
-            found = os.stat(self._path)
+            return stamp_of(os.stat(self._path))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _digest(self) -> str | None:
         try:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -311,27 +312,37 @@ def test_a_fault_is_logged_and_told_without_its_reasons(
     assert client.ask("/v1/scans").status == 200
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_command_serves_until_a_signal(root: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "ptyzarr", "serve", str(root), "--port", "0", "--json"]
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run Python with arguments; yield the process, which is killed at the end if it still runs."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
         try:
-            facts = json.loads(process.stdout.readline())
-            assert f"at {facts['url']}" in process.stderr.readline()
-            key = process.stderr.readline().split()[-1]
-            client = Client(facts["url"], key)
-            assert client.ask("/v1/scans").json["n_scans"] == 2
-            assert client.ask("/v1/scans", key=None).status == 401
-            process.send_signal(number)
-            assert process.wait(30) == 0
-            assert process.stderr.read() == ""
+            yield process
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_a_signal(root: Path, number: signal.Signals) -> None:
+    with started("-m", "ptyzarr", "serve", str(root), "--port", "0", "--json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        facts = json.loads(process.stdout.readline())
+        assert f"at {facts['url']}" in process.stderr.readline()
+        key = process.stderr.readline().split()[-1]
+        client = Client(facts["url"], key)
+        assert client.ask("/v1/scans").json["n_scans"] == 2
+        assert client.ask("/v1/scans", key=None).status == 401
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
 
 
 #: A service in which some call waits for a pipe that nobody writes to, as a dead mount would.
@@ -373,20 +384,13 @@ def test_a_file_system_that_does_not_answer_does_not_keep_the_command_from_endin
     root: Path, tmp_path: Path, where: str, path: str
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
-    command = [sys.executable, "-c", HANGING, str(root), str(tmp_path / "pipe"), where]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with started("-c", HANGING, str(root), str(tmp_path / "pipe"), where) as process:
         assert process.stdout is not None
         assert process.stderr is not None
-        try:
-            client = Client(json.loads(process.stdout.readline())["url"], None)
-            with connect(client) as connection:
-                connection.sendall(head(client, path))
-                assert process.stdout.readline() == "hangs\n"
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(15) == 0
-            assert len(process.stderr.read().splitlines()) == 1
-        finally:
-            process.kill()
+        client = Client(json.loads(process.stdout.readline())["url"], None)
+        with connect(client) as connection:
+            connection.sendall(head(client, path))
+            assert process.stdout.readline() == "hangs\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(15) == 0
+        assert len(process.stderr.read().splitlines()) == 1
